@@ -1,0 +1,1 @@
+//! Micro-benches live in `benches/benches/`; this library is empty.

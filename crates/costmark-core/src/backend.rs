@@ -1,0 +1,157 @@
+//! The contract between what drives load and what serves it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::request::{FinishReason, Request, RequestError, RequestId};
+use crate::shape::ModelShape;
+use crate::step::StepRecord;
+use crate::work::ModelWork;
+
+/// What serves requests: an engine in this process, a server elsewhere, or a mock.
+///
+/// The driver owns the backend and pulls from it, so one thread decides when requests
+/// are sent and sees every event in order. A backend that works on its own thread
+/// stamps events there and hands them over in [`poll`](Backend::poll).
+pub trait Backend {
+    /// What this backend is and can do.
+    fn info(&self) -> &BackendInfo;
+
+    /// The clock that stamps this backend's events.
+    fn now_ns(&self) -> u64;
+
+    /// Hands a request over. Returns at once; the request may wait in a queue.
+    ///
+    /// # Errors
+    /// Only when the backend as a whole cannot go on. A request it cannot serve is
+    /// reported as [`Event::Failed`].
+    fn submit(&mut self, request: Request) -> Result<(), BackendError>;
+
+    /// Asks to stop a request. It ends with [`FinishReason::Cancelled`] unless it ends
+    /// otherwise first; an unknown id is ignored.
+    fn cancel(&mut self, id: RequestId);
+
+    /// Waits until there are events or the clock reaches `until_ns`, and appends all
+    /// events there are. Without a deadline it waits for the next event, and returns at
+    /// once when no request is in flight.
+    ///
+    /// # Errors
+    /// When the backend cannot go on; events appended before the error are valid.
+    fn poll(&mut self, until_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), BackendError>;
+}
+
+/// The kind of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendKind {
+    /// costmark's own engine: continuous batching over a paged KV cache.
+    Engine,
+    /// candle-transformers models, one static batch at a time.
+    Lockstep,
+    /// Fixed latencies, no model.
+    Mock,
+}
+
+/// What a backend says of itself. Goes into every result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackendInfo {
+    /// What serves.
+    pub kind: BackendKind,
+    /// The model's name, as the user will recognise it.
+    pub model: String,
+    /// Where the weights came from: a path, a hub id with revision, or `synthetic, seed n`.
+    pub source: String,
+    /// The weights are random numbers of the right shape.
+    pub synthetic: bool,
+    /// How the weights are stored for the products, e.g. `q8_0` or `q4_k+q6_k`.
+    pub weight_dtype: String,
+    /// How keys and values are stored.
+    pub kv_dtype: String,
+    /// Where it runs, e.g. `cpu (2 threads)`.
+    pub device: String,
+    /// The software that computes, with version.
+    pub software: String,
+    /// Dimensions of the model, where known.
+    pub shape: Option<ModelShape>,
+    /// What a step must move and compute, where known.
+    pub work: Option<ModelWork>,
+    /// Longest prompt plus output one request may have, in tokens.
+    pub max_context: u32,
+    /// Most sequences in one step.
+    pub max_sequences: u32,
+    /// Tokens that fit into the KV cache over all sequences.
+    pub kv_capacity_tokens: u64,
+    /// Bytes held by weights.
+    pub weight_bytes: u64,
+    /// Conversions and other facts a reader of the result must know.
+    pub notes: Vec<String>,
+}
+
+/// Something a backend observed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Output tokens arrived.
+    Tokens(TokenEvent),
+    /// A request ended well. Nothing follows for it.
+    Finished {
+        /// Which request.
+        request: RequestId,
+        /// When.
+        at_ns: u64,
+        /// Why.
+        reason: FinishReason,
+        /// What it consumed and produced.
+        usage: Usage,
+    },
+    /// A request failed. Nothing follows for it.
+    Failed {
+        /// Which request.
+        request: RequestId,
+        /// When.
+        at_ns: u64,
+        /// Why.
+        error: RequestError,
+    },
+    /// A forward pass ended (backends that can see their steps).
+    Step(StepRecord),
+}
+
+/// Tokens of one request, observed at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenEvent {
+    /// Which request.
+    pub request: RequestId,
+    /// The instant of observation, as close to the event as the backend can take it.
+    pub at_ns: u64,
+    /// How many tokens arrived together, at least one.
+    pub tokens: u32,
+    /// The id of the token, where known and only one arrived.
+    pub token_id: Option<u32>,
+}
+
+/// Token counts of a finished request, as the backend counted them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Prompt tokens.
+    pub input_tokens: u32,
+    /// Prompt tokens whose KV came from the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens produced.
+    pub output_tokens: u32,
+}
+
+/// The backend cannot go on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    /// What failed and what to do about it.
+    pub message: String,
+}
+
+impl BackendError {
+    /// An error with this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+        }
+    }
+}

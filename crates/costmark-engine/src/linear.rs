@@ -1,0 +1,98 @@
+//! The one seam behind which every matrix product with weights lives.
+//!
+//! [`Linear::forward`] takes activations `(tokens, in)` in f32 and returns `(tokens, out)`
+//! in f32, whatever the weights are stored as. Faster products replace the inside of this
+//! file and nothing else.
+
+use std::sync::Arc;
+
+use candle_core::quantized::{QMatMul, QTensor};
+use candle_core::{DType, Module, Tensor};
+
+use crate::error::Result;
+
+/// A weight matrix `(out, in)` ready for products with activations, and for looking up
+/// its rows (an embedding table tied to the output projection is one `Linear`).
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Tensor>,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    /// ggml blocks along `in`; activations are quantised on the fly.
+    Quantized(Arc<QTensor>),
+    /// `(out, in)` in a float type that the device multiplies well.
+    Dense(Tensor),
+}
+
+impl Linear {
+    /// A product with ggml blocks, `(out, in)`, and an optional f32 bias `(out)`.
+    #[must_use]
+    pub fn quantized(weight: QTensor, bias: Option<Tensor>) -> Self {
+        Self {
+            weight: Weight::Quantized(Arc::new(weight)),
+            bias,
+        }
+    }
+
+    /// A product with a float matrix `(out, in)`, and an optional f32 bias `(out)`.
+    #[must_use]
+    pub fn dense(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self {
+            weight: Weight::Dense(weight),
+            bias,
+        }
+    }
+
+    /// `(tokens, in)` f32 → `(tokens, out)` f32.
+    ///
+    /// # Errors
+    /// When the shapes do not fit or the device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = match &self.weight {
+            Weight::Quantized(weight) => QMatMul::QTensor(Arc::clone(weight)).forward(x)?,
+            Weight::Dense(weight) => x
+                .to_dtype(weight.dtype())?
+                .matmul(&weight.t()?)?
+                .to_dtype(DType::F32)?,
+        };
+        match &self.bias {
+            Some(bias) => Ok(y.broadcast_add(bias)?),
+            None => Ok(y),
+        }
+    }
+
+    /// Rows of the matrix: ids `(tokens)` u32 → `(tokens, in)` f32. Only these rows are
+    /// dequantised.
+    ///
+    /// # Errors
+    /// When an id is out of range or the device fails.
+    pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(match &self.weight {
+            Weight::Quantized(weight) => weight.embedding(ids)?,
+            Weight::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(DType::F32)?,
+        })
+    }
+
+    /// Bytes the weights occupy, bias included: what one product must read.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let weight = match &self.weight {
+            Weight::Quantized(weight) => weight.storage_size_in_bytes(),
+            Weight::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+        };
+        let bias = self.bias.as_ref().map_or(0, |b| b.elem_count() * 4);
+        (weight + bias) as u64
+    }
+
+    /// How the weights are stored, in lower case as in GGUF: `q8_0`, `q4k`, `f32`, …
+    #[must_use]
+    pub fn dtype_name(&self) -> String {
+        match &self.weight {
+            Weight::Quantized(weight) => format!("{:?}", weight.dtype()).to_lowercase(),
+            Weight::Dense(weight) => weight.dtype().as_str().to_string(),
+        }
+    }
+}
