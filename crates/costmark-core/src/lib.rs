@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod clock;
+pub mod interval;
 pub mod mock;
 pub mod request;
 pub mod shape;
@@ -16,6 +17,7 @@ pub mod work;
 
 pub use backend::{Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, Usage};
 pub use clock::{Clock, MonotonicClock};
+pub use interval::Interval;
 pub use request::{
     ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId, RequestRecord, Sampling,
 };
