@@ -1,0 +1,163 @@
+//! The price a run is reckoned with, and how it was come by.
+
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use crate::book::{Price, PriceBooks, Term};
+use crate::cost::CostModel;
+use crate::error::{CostError, LookupError};
+
+/// How a price was come by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum PriceBasis {
+    /// It stands in a price book.
+    Book {
+        /// The file.
+        file: String,
+    },
+    /// The user stated it.
+    Stated,
+    /// Nobody stated a price: this machine's vCPUs at the rate of a CPU instance.
+    PerVcpu {
+        /// Reference of the instance.
+        instance: String,
+        /// Its price over its vCPUs, USD per hour.
+        usd_per_vcpu_hour: f64,
+        /// vCPUs of this machine.
+        vcpus: u32,
+    },
+}
+
+/// A price and its basis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceChoice {
+    /// The price.
+    pub price: Price,
+    /// How it was come by.
+    pub basis: PriceBasis,
+}
+
+impl PriceChoice {
+    /// A price stated by the user for the whole machine, as of `today`.
+    ///
+    /// # Errors
+    /// Unless it is a positive finite number.
+    pub fn stated(usd_per_hour: f64, today: Date) -> Result<Self, CostError> {
+        CostModel::whole(usd_per_hour)?;
+        Ok(Self {
+            price: Price {
+                provider: String::from("user"),
+                instance: String::from("this-machine"),
+                accelerator: None,
+                accelerator_count: 0,
+                vcpus: None,
+                memory_gib: None,
+                region: String::from("unstated"),
+                term: Term::OnDemand,
+                usd_per_hour,
+                as_of: today,
+                source: String::from("stated by user"),
+                suspect: None,
+                note: None,
+            },
+            basis: PriceBasis::Stated,
+        })
+    }
+
+    /// The cost model of this price.
+    ///
+    /// # Errors
+    /// Utilization or share outside (0, 1].
+    pub fn cost_model(&self, utilization: f64, share: f64) -> Result<CostModel, CostError> {
+        CostModel::new(self.price.usd_per_hour, utilization, share)
+    }
+
+    /// The price in one line: what, how much, since when, says who.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let Price {
+            usd_per_hour,
+            as_of,
+            source,
+            ..
+        } = &self.price;
+        match &self.basis {
+            PriceBasis::Stated => format!("${usd_per_hour}/h, stated by user"),
+            PriceBasis::Book { .. } => format!(
+                "${usd_per_hour}/h, {}, as of {as_of} ({source})",
+                self.price.reference()
+            ),
+            PriceBasis::PerVcpu {
+                instance,
+                usd_per_vcpu_hour,
+                vcpus,
+            } => format!(
+                "${usd_per_hour:.4}/h by default: {vcpus} vCPU at ${usd_per_vcpu_hour:.5}/h each, \
+                 the rate of {instance}, as of {as_of} ({source})"
+            ),
+        }
+    }
+
+    /// What a reader must be told beside the price, one sentence each: that it is a default,
+    /// that it is doubted, and whatever its book notes.
+    #[must_use]
+    pub fn caveats(&self) -> Vec<String> {
+        let mut caveats = Vec::new();
+        if let PriceBasis::PerVcpu { instance, .. } = &self.basis {
+            caveats.push(format!(
+                "No price was given, so this machine is priced per vCPU like {instance}, one \
+                 hardware thread for one vCPU, whatever its memory. Give --price USD_PER_HOUR or \
+                 --instance PROVIDER/NAME for its real price."
+            ));
+        }
+        if let Some(reason) = &self.price.suspect {
+            caveats.push(format!("The price is suspect: {reason}."));
+        }
+        if let Some(note) = &self.price.note {
+            caveats.push(format!("Price note: {note}."));
+        }
+        caveats
+    }
+}
+
+impl PriceBooks {
+    /// The price of a machine of `vcpus` hardware threads without accelerators that nobody
+    /// priced: per vCPU like the default CPU instance of the last book that names one.
+    ///
+    /// # Errors
+    /// No book names one, or `vcpus` is 0.
+    pub fn default_for_vcpus(&self, vcpus: u32) -> Result<PriceChoice, LookupError> {
+        if vcpus == 0 {
+            return Err(CostError::NoVcpus.into());
+        }
+        let (base, base_vcpus) = self
+            .books()
+            .iter()
+            .rev()
+            .find_map(|book| {
+                let name = book.default_cpu_instance.as_ref()?;
+                let base = book.prices.iter().find(|p| {
+                    &p.instance == name && p.term == Term::OnDemand && p.accelerator.is_none()
+                })?;
+                Some((base, base.vcpus?))
+            })
+            .ok_or(LookupError::NoDefault)?;
+        let usd_per_vcpu_hour = base.usd_per_hour / f64::from(base_vcpus);
+        Ok(PriceChoice {
+            price: Price {
+                instance: format!("{vcpus}-vcpu-of-{}", base.instance),
+                vcpus: Some(vcpus),
+                memory_gib: None,
+                usd_per_hour: usd_per_vcpu_hour * f64::from(vcpus),
+                ..base.clone()
+            },
+            basis: PriceBasis::PerVcpu {
+                instance: base.reference(),
+                usd_per_vcpu_hour,
+                vcpus,
+            },
+        })
+    }
+}
