@@ -52,7 +52,7 @@ pub enum FinishReason {
 }
 
 /// The kind of a failure, for counting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// The backend refused the request (prompt too long, empty, ids outside the vocabulary).
@@ -63,6 +63,8 @@ pub enum ErrorClass {
     Device,
     /// Nothing arrived within the time allowed.
     Timeout,
+    /// It ended, but not with the token counts that were asked for.
+    WrongOutput,
 }
 
 /// A request that failed, and why.

@@ -1,0 +1,292 @@
+//! Requests that are on their way: collects their events, checks them when they end.
+
+use std::collections::HashMap;
+
+use costmark_core::request::{OUTPUT_HASH_START, extend_output_hash};
+use costmark_core::{
+    ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId, RequestRecord, TokenEvent,
+    Usage,
+};
+
+use crate::unit::{Phase, UnitError};
+
+/// Room reserved for token instants; longer outputs grow.
+const RESERVED_TOKENS: u32 = 4096;
+
+/// Everything in flight.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    requests: HashMap<RequestId, Entry>,
+    measured: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    phase: Phase,
+    record: RequestRecord,
+    max_tokens: u32,
+    exact: bool,
+    /// `None` once a token without an id arrived.
+    hash: Option<u64>,
+}
+
+/// How the backend said that a request ended.
+pub(crate) enum Ending {
+    Finished(FinishReason, Usage),
+    Failed(RequestError),
+}
+
+impl InFlight {
+    pub(crate) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    pub(crate) fn measured(&self) -> usize {
+        self.measured
+    }
+
+    /// Ids in flight, background requests only or all, in a fixed order.
+    pub(crate) fn ids(&self, with_measured: bool) -> Vec<RequestId> {
+        let mut ids: Vec<_> = self
+            .requests
+            .iter()
+            .filter(|(_, entry)| with_measured || entry.phase != Phase::Measured)
+            .map(|(&id, _)| id)
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        phase: Phase,
+        scheduled_ns: u64,
+        sent_ns: u64,
+        request: &Request,
+    ) {
+        let record = RequestRecord {
+            id: request.id,
+            scheduled_ns,
+            sent_ns,
+            token_ns: Vec::with_capacity(request.max_tokens.min(RESERVED_TOKENS) as usize),
+            event_tokens: Vec::new(),
+            finished_ns: sent_ns,
+            input_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+            cached_tokens: 0,
+            output_tokens: 0,
+            output_hash: None,
+            outcome: Outcome::Finished(FinishReason::Cancelled),
+        };
+        let entry = Entry {
+            phase,
+            record,
+            max_tokens: request.max_tokens,
+            exact: request.ignore_eos,
+            hash: Some(OUTPUT_HASH_START),
+        };
+        self.requests.insert(request.id, entry);
+        self.measured += usize::from(phase == Phase::Measured);
+    }
+
+    /// Notes tokens; returns the gap to the request's last ones, `None` for its first.
+    pub(crate) fn on_tokens(&mut self, event: TokenEvent) -> Result<Option<u64>, UnitError> {
+        let entry = self
+            .requests
+            .get_mut(&event.request)
+            .ok_or(UnitError::UnknownRequest(event.request))?;
+        let record = &mut entry.record;
+        let gap_ns = record
+            .token_ns
+            .last()
+            .map(|last| event.at_ns.saturating_sub(*last));
+        if event.tokens != 1 && record.event_tokens.is_empty() {
+            record.event_tokens = vec![1; record.token_ns.len()];
+        }
+        if event.tokens != 1 || !record.event_tokens.is_empty() {
+            record.event_tokens.push(event.tokens);
+        }
+        record.token_ns.push(event.at_ns);
+        record.output_tokens += event.tokens;
+        entry.hash = entry
+            .hash
+            .zip(event.token_id)
+            .map(|(hash, token)| extend_output_hash(hash, token));
+        Ok(gap_ns)
+    }
+
+    /// Takes an ended request out and checks that it brought what was asked for.
+    pub(crate) fn end(
+        &mut self,
+        id: RequestId,
+        at_ns: u64,
+        ending: Ending,
+    ) -> Result<(Phase, RequestRecord), UnitError> {
+        let entry = self
+            .requests
+            .remove(&id)
+            .ok_or(UnitError::UnknownRequest(id))?;
+        self.measured -= usize::from(entry.phase == Phase::Measured);
+        let mut record = entry.record;
+        record.finished_ns = at_ns;
+        record.output_hash = entry.hash.filter(|_| !record.token_ns.is_empty());
+        record.outcome = match ending {
+            Ending::Failed(error) => Outcome::Failed(error),
+            Ending::Finished(reason, usage) => {
+                record.cached_tokens = usage.cached_tokens;
+                let asked = (entry.max_tokens, entry.exact);
+                match complaint(&record, asked, reason, usage) {
+                    Some(message) => Outcome::Failed(RequestError {
+                        class: ErrorClass::WrongOutput,
+                        message,
+                    }),
+                    None => Outcome::Finished(reason),
+                }
+            }
+        };
+        Ok((entry.phase, record))
+    }
+}
+
+/// What is wrong with the token counts of a request that ended without an error.
+/// A cancelled one is asked only to agree with itself.
+fn complaint(
+    record: &RequestRecord,
+    (max_tokens, exact): (u32, bool),
+    reason: FinishReason,
+    usage: Usage,
+) -> Option<String> {
+    let arrived = record.output_tokens;
+    if usage.output_tokens != arrived {
+        return Some(format!(
+            "{arrived} output tokens arrived but the backend counted {}",
+            usage.output_tokens
+        ));
+    }
+    if reason == FinishReason::Cancelled {
+        return None;
+    }
+    if usage.input_tokens != record.input_tokens {
+        return Some(format!(
+            "{} prompt tokens were sent but the backend counted {}",
+            record.input_tokens, usage.input_tokens
+        ));
+    }
+    let expected = if exact || reason == FinishReason::Length {
+        arrived == max_tokens && reason == FinishReason::Length
+    } else {
+        (1..=max_tokens).contains(&arrived)
+    };
+    (!expected).then(|| {
+        let bound = if exact { "exactly" } else { "up to" };
+        format!("{bound} {max_tokens} output tokens were asked for, {arrived} arrived ({reason:?})")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use costmark_core::Sampling;
+
+    fn in_flight(ignore_eos: bool) -> InFlight {
+        let mut in_flight = InFlight::default();
+        let request = Request {
+            id: 7,
+            prompt: vec![1; 5],
+            max_tokens: 3,
+            ignore_eos,
+            sampling: Sampling::Greedy,
+        };
+        in_flight.insert(Phase::Measured, 90, 100, &request);
+        in_flight
+    }
+
+    fn tokens(at_ns: u64, tokens: u32, token_id: Option<u32>) -> TokenEvent {
+        TokenEvent {
+            request: 7,
+            at_ns,
+            tokens,
+            token_id,
+        }
+    }
+
+    fn usage(input_tokens: u32, output_tokens: u32) -> Usage {
+        Usage {
+            input_tokens,
+            cached_tokens: 4,
+            output_tokens,
+        }
+    }
+
+    #[test]
+    fn single_tokens_need_no_counts_and_are_hashed() {
+        let mut in_flight = in_flight(true);
+        for i in 0..3u32 {
+            let gap = in_flight.on_tokens(tokens(200 + 10 * u64::from(i), 1, Some(i)));
+            assert_eq!(gap.unwrap(), (i > 0).then_some(10));
+        }
+        let ending = Ending::Finished(FinishReason::Length, usage(5, 3));
+        let (phase, record) = in_flight.end(7, 225, ending).unwrap();
+        assert_eq!(phase, Phase::Measured);
+        assert!(record.event_tokens.is_empty() && record.is_ok());
+        assert_eq!((record.output_tokens, record.cached_tokens), (3, 4));
+        assert_eq!(record.token_ns, [200, 210, 220]);
+        assert_eq!(record.finished_ns, 225);
+        let expected = (0..3).fold(OUTPUT_HASH_START, extend_output_hash);
+        assert_eq!(record.output_hash, Some(expected));
+        assert!(in_flight.is_empty() && in_flight.measured() == 0);
+    }
+
+    #[test]
+    fn chunks_are_counted_from_the_first_event_on() {
+        let mut in_flight = in_flight(true);
+        in_flight.on_tokens(tokens(200, 1, Some(1))).unwrap();
+        in_flight.on_tokens(tokens(210, 2, None)).unwrap();
+        let ending = Ending::Finished(FinishReason::Length, usage(5, 3));
+        let (_, record) = in_flight.end(7, 210, ending).unwrap();
+        assert_eq!(record.event_tokens, [1, 2]);
+        assert_eq!(record.output_hash, None, "not all ids are known");
+        assert!(record.is_ok());
+    }
+
+    #[test]
+    fn wrong_counts_fail_the_request() {
+        use FinishReason::{Cancelled, Length, Stop};
+        for (exact, arrived, reason, counted, problem) in [
+            (true, 2, Length, usage(5, 2), Some("exactly 3")),
+            (true, 2, Stop, usage(5, 2), Some("exactly 3")),
+            (true, 3, Stop, usage(5, 3), Some("Stop")),
+            (true, 3, Length, usage(5, 4), Some("counted 4")),
+            (true, 3, Length, usage(6, 3), Some("5 prompt tokens")),
+            (false, 4, Stop, usage(5, 4), Some("up to 3")),
+            (false, 2, Length, usage(5, 2), Some("up to 3")),
+            (false, 2, Stop, usage(5, 2), None),
+            (true, 1, Cancelled, usage(0, 1), None),
+        ] {
+            let mut in_flight = in_flight(exact);
+            for i in 0..arrived {
+                in_flight.on_tokens(tokens(200 + i, 1, Some(1))).unwrap();
+            }
+            let ending = Ending::Finished(reason, counted);
+            let (_, record) = in_flight.end(7, 300, ending).unwrap();
+            match (problem, record.outcome) {
+                (None, Outcome::Finished(r)) => assert_eq!(r, reason),
+                (Some(text), Outcome::Failed(error)) => {
+                    assert_eq!(error.class, ErrorClass::WrongOutput);
+                    assert!(error.message.contains(text), "{}", error.message);
+                }
+                (expected, outcome) => panic!("{expected:?} {outcome:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn strangers_are_reported() {
+        let mut in_flight = InFlight::default();
+        let stranger = in_flight.on_tokens(tokens(1, 1, None));
+        assert!(matches!(stranger, Err(UnitError::UnknownRequest(7))));
+    }
+}
