@@ -1,1 +1,31 @@
-//! placeholder
+//! From raw records to figures: latencies, throughput, steady state, utilisation, and
+//! intervals over repeats.
+//!
+//! [`summarise`] turns the records of one unit (one repeat at one load level) into a
+//! [`UnitSummary`]; [`LevelSummary::from_units`] puts the repeats of a level together.
+//! Both are pure functions of the records: summaries can be recomputed from a stored run
+//! at any time and come out the same.
+//!
+//! Nothing here reads a clock, prints, or knows where records come from.
+
+mod advice;
+mod goodput;
+mod histogram;
+mod latency;
+mod level;
+mod repeats;
+mod steps;
+mod throughput;
+mod unit;
+mod window;
+
+pub use advice::{Advice, AdviceCode};
+pub use goodput::{Goodput, Slo};
+pub use histogram::{HistogramError, LatencyHistogram, LatencySummary, P90_MIN_N, P99_MIN_N};
+pub use latency::{LatencyHistograms, LatencySummaries};
+pub use level::LevelSummary;
+pub use repeats::{cv, interval_over_repeats};
+pub use steps::{PhaseSummary, StepSummary};
+pub use throughput::{RequestCounts, Throughput};
+pub use unit::{UnitInput, UnitSummary, summarise};
+pub use window::Window;
