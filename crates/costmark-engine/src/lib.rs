@@ -6,10 +6,13 @@
 //!
 //! candle is known here and nowhere else.
 
+pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod linear;
 pub mod weights;
 
+pub use checkpoint::Checkpoint;
 pub use config::{Family, ModelConfig, Rope, RopeScaling};
 pub use error::EngineError;
+pub use weights::{FormatChoice, TensorFormat, WeightSource};

@@ -1,9 +1,17 @@
 //! Where weights come from: Hugging Face folders, GGUF files, or a seed.
 
+mod blocks;
+pub mod format;
+pub mod layout;
+pub mod synthetic;
+
 use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::linear::Linear;
+
+pub use format::{FormatChoice, TensorFormat};
+pub use synthetic::SyntheticWeights;
 
 /// Hands out the tensors of one checkpoint under their Hugging Face names
 /// (`model.layers.0.self_attn.q_proj.weight`), in the layout the decoder expects:
@@ -29,4 +37,10 @@ pub trait WeightSource {
     /// # Errors
     /// As for [`linear`](WeightSource::linear).
     fn vector(&mut self, name: &str, len: u64) -> Result<Tensor>;
+
+    /// How [`linear`](WeightSource::linear) would store `name.weight`, without loading it.
+    ///
+    /// # Errors
+    /// When the tensor is missing or of a type that is not supported.
+    fn stored_as(&self, name: &str) -> Result<TensorFormat>;
 }

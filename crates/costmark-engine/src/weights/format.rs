@@ -1,0 +1,212 @@
+//! How one tensor, or a whole model, is stored.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::quantized::GgmlDType;
+use costmark_core::ModelShape;
+
+use super::layout::{Matrix, Role};
+use crate::error::EngineError;
+
+/// How the numbers of one matrix are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TensorFormat {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float, IEEE.
+    F16,
+    /// 16-bit float with the exponent of `f32`.
+    BF16,
+    /// ggml block formats; the digit is the bits per weight without scales.
+    Q2K,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q3K,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q4_0,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q4_1,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q4K,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q5_0,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q5_1,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q5K,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q6K,
+    /// See [`Q2K`](TensorFormat::Q2K).
+    Q8_0,
+}
+
+impl TensorFormat {
+    /// Every format.
+    pub const ALL: [Self; 13] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q4K,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Q8_0,
+    ];
+
+    /// The name users type and results carry.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q2K => "q2_k",
+            Self::Q3K => "q3_k",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q4K => "q4_k",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// candle's name for the blocks.
+    pub(crate) fn ggml(self) -> GgmlDType {
+        match self {
+            Self::F32 => GgmlDType::F32,
+            Self::F16 => GgmlDType::F16,
+            Self::BF16 => GgmlDType::BF16,
+            Self::Q2K => GgmlDType::Q2K,
+            Self::Q3K => GgmlDType::Q3K,
+            Self::Q4_0 => GgmlDType::Q4_0,
+            Self::Q4_1 => GgmlDType::Q4_1,
+            Self::Q4K => GgmlDType::Q4K,
+            Self::Q5_0 => GgmlDType::Q5_0,
+            Self::Q5_1 => GgmlDType::Q5_1,
+            Self::Q5K => GgmlDType::Q5K,
+            Self::Q6K => GgmlDType::Q6K,
+            Self::Q8_0 => GgmlDType::Q8_0,
+        }
+    }
+
+    /// Whether values are stored one by one.
+    #[must_use]
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// Values per block; a row's length must be a multiple of it.
+    #[must_use]
+    pub fn block_len(self) -> u64 {
+        self.ggml().block_size() as u64
+    }
+
+    /// Bytes of one block.
+    #[must_use]
+    pub fn block_bytes(self) -> u64 {
+        self.ggml().type_size() as u64
+    }
+
+    /// Bytes of a matrix `(rows, width)` whose width is a multiple of the block length.
+    #[must_use]
+    pub fn bytes(self, rows: u64, width: u64) -> u64 {
+        rows * (width / self.block_len()) * self.block_bytes()
+    }
+
+    /// This format where rows of `width` fit its blocks; else `q8_0`, else `f32`.
+    #[must_use]
+    pub fn fitting(self, width: u64) -> Self {
+        [self, Self::Q8_0]
+            .into_iter()
+            .find(|f| width.is_multiple_of(f.block_len()))
+            .unwrap_or(Self::F32)
+    }
+}
+
+impl fmt::Display for TensorFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How the matrices of a model shall be stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FormatChoice {
+    /// As the checkpoint has them; for synthetic weights `bf16`.
+    #[default]
+    AsStored,
+    /// All in one format, or where its blocks do not fit, what
+    /// [`TensorFormat::fitting`] says.
+    All(TensorFormat),
+    /// The mix that llama.cpp calls `Q4_K_M`: `q6_k` for the output projection (the
+    /// embedding when tied) and, in about half of the layers, for `v_proj` and `down_proj`
+    /// — the first and last eighth and every third between; `q4_k` for everything else.
+    /// llama.cpp's exceptions for single models (`q5_k` values in 70B models) are left out.
+    Q4KM,
+}
+
+impl FormatChoice {
+    /// The format of one matrix; none to keep what the checkpoint has.
+    #[must_use]
+    pub fn of(self, matrix: &Matrix, shape: &ModelShape) -> Option<TensorFormat> {
+        let wanted = match self {
+            Self::AsStored => return None,
+            Self::All(format) => format,
+            Self::Q4KM => {
+                let many_bits = |layer: u64| {
+                    let eighth = shape.num_layers / 8;
+                    layer < eighth || layer >= 7 * shape.num_layers / 8 || (layer - eighth) % 3 == 2
+                };
+                match (matrix.role, matrix.layer) {
+                    (Role::Head, _) => TensorFormat::Q6K,
+                    (Role::Embedding, _) if shape.tie_word_embeddings => TensorFormat::Q6K,
+                    (Role::Value | Role::Down, Some(layer)) if many_bits(layer) => {
+                        TensorFormat::Q6K
+                    }
+                    _ => TensorFormat::Q4K,
+                }
+            }
+        };
+        Some(wanted.fitting(matrix.in_features))
+    }
+}
+
+impl fmt::Display for FormatChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AsStored => f.write_str("as stored"),
+            Self::All(format) => format.fmt(f),
+            Self::Q4KM => f.write_str("q4_k_m"),
+        }
+    }
+}
+
+impl FromStr for FormatChoice {
+    type Err = EngineError;
+
+    /// `f32`, `bf16`, `q8_0`, …, or `q4_k_m`; upper or lower case.
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        let lower = text.to_ascii_lowercase();
+        if lower == "q4_k_m" {
+            return Ok(Self::Q4KM);
+        }
+        TensorFormat::ALL
+            .into_iter()
+            .find(|format| format.name() == lower)
+            .map(Self::All)
+            .ok_or_else(|| {
+                let names = TensorFormat::ALL.map(TensorFormat::name).join(", ");
+                EngineError::Option(format!(
+                    "`{text}` is no weight format; there are {names} and the mix q4_k_m"
+                ))
+            })
+    }
+}
