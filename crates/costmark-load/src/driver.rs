@@ -141,8 +141,16 @@ impl<'a> Driver<'a> {
         if !events.is_empty() || self.in_flight.is_empty() {
             self.last_event_ns = self.backend.now_ns();
         }
+        let mut first_error = None;
         for event in events.drain(..) {
-            self.on_event(event)?;
+            match &first_error {
+                None => first_error = self.on_event(event).err(),
+                // What came in the same batch is observed all the same.
+                Some(error) => self.on_late_event(event, recorder_works(error)),
+            }
+        }
+        if let Some(error) = first_error {
+            return Err(error);
         }
         polled?;
         let silent_ns = self.backend.now_ns().saturating_sub(self.last_event_ns);
@@ -343,7 +351,7 @@ impl<'a> Driver<'a> {
     /// After an error: ends what is in flight, keeping all records in memory. The recorder
     /// is left out if it was the one that failed.
     fn wind_up(&mut self, error: UnitError) {
-        let recorder_works = !matches!(error, UnitError::Record(_));
+        let recorder_works = recorder_works(&error);
         let backend_works = !matches!(error, UnitError::Backend(_) | UnitError::Stalled { .. });
         let reason = error.to_string();
         self.run.error = Some(error);
@@ -455,6 +463,10 @@ impl<'a> Driver<'a> {
             .retain(|s| s.end_ns > start_ns && s.start_ns < end_ns);
         run
     }
+}
+
+fn recorder_works(error: &UnitError) -> bool {
+    !matches!(error, UnitError::Record(_))
 }
 
 fn index_of(phase: Phase) -> usize {
