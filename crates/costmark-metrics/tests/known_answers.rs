@@ -1,12 +1,10 @@
 //! Figures of runs whose every instant is known, on virtual time.
 
-use std::num::NonZeroU32;
+mod common;
 
-use costmark_core::mock::{MockBackend, MockConfig, MockTime};
-use costmark_core::{ErrorClass, Sampling};
-use costmark_load::{
-    ClosedLoop, LengthDistribution, NullRecorder, Stop, StopSignal, UnitRun, Workload,
-};
+use common::{Run, drive};
+use costmark_core::ErrorClass;
+use costmark_core::mock::MockConfig;
 use costmark_metrics::{
     AdviceCode, LatencySummary, LevelSummary, Slo, UnitInput, UnitSummary, summarise,
 };
@@ -23,33 +21,14 @@ const EVEN: MockConfig = MockConfig {
     die_after_events: None,
 };
 
-fn drive(config: MockConfig, concurrency: u32, requests: u64, output: u32) -> UnitRun {
-    let workload = Workload {
-        input: LengthDistribution::Fixed(8),
-        output: LengthDistribution::Fixed(output),
-        vocab_size: 100,
-        seed: 5,
-        ignore_eos: true,
-        sampling: Sampling::Greedy,
-    };
-    let slots = NonZeroU32::new(concurrency).expect("at least one slot");
-    ClosedLoop::new(slots, Stop::Requests(requests)).run(
-        0,
-        &mut MockBackend::new(config, MockTime::Virtual),
-        &workload,
-        &mut NullRecorder,
-        &StopSignal::new(),
-    )
-}
-
-fn summary(run: &UnitRun, slo: Option<Slo>) -> UnitSummary {
+fn summary(run: &Run, slo: Option<Slo>) -> UnitSummary {
     summarise(&UnitInput {
-        concurrency: run.concurrency,
+        concurrency: Some(run.concurrency),
         start_ns: run.start_ns,
         end_ns: run.end_ns,
         requests: &run.requests,
         background: &run.background,
-        steps: &run.steps,
+        steps: &[],
         roofline: None,
         slo,
     })
@@ -263,7 +242,7 @@ fn a_slow_client_is_found_out() {
 #[test]
 fn a_load_that_was_never_there_is_said() {
     let mut run = drive(EVEN, 4, 700, 200);
-    run.concurrency = Some(8);
+    run.concurrency = 8;
     let unit = summary(&run, None);
     assert!(!unit.window.steady);
     assert_eq!(
