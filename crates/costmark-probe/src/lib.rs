@@ -1,1 +1,24 @@
-//! placeholder
+//! What machine is this, and how fast are its memory and its arithmetic.
+//!
+//! [`Machine`] identifies the host and the limits this process runs under,
+//! [`measure_peaks`] measures what its memory and its matrix products can do,
+//! [`ProcessUsage`] and [`HostCpuTimes`] read what a run used and what others took, and
+//! [`datasheet`] holds what vendors state. Nothing here is about models or money.
+
+pub mod datasheet;
+pub mod machine;
+pub mod peaks;
+pub mod usage;
+
+mod bandwidth;
+mod cgroup;
+mod cpu;
+mod error;
+mod flops;
+mod text;
+
+pub use datasheet::{Datasheet, DatasheetPeaks, Datasheets, DeviceUnit};
+pub use error::ProbeError;
+pub use machine::{Cache, Cpu, CpuLimits, Machine, Memory};
+pub use peaks::{PeakOptions, Peaks, Rate, measure_peaks, quick_read_bandwidth};
+pub use usage::{HostCpuTimes, ProcessUsage};

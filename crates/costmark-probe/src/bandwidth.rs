@@ -1,0 +1,257 @@
+//! Memory bandwidth with several threads: read (a sum over the buffer) and triad
+//! (`a = b + s·c`, as in STREAM, McCalpin 1995).
+//!
+//! Every thread owns its part of the buffer, touches it first (so that it lies near the
+//! thread on machines with several memory nodes) and starts each pass at a barrier. A pass
+//! lasts from the first thread's start to the last one's end.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::error::ProbeError;
+
+/// Fewest passes, however little time there is.
+const MIN_PASSES: usize = 3;
+/// Words summed per step: sixteen 32-byte registers, enough loads in flight to wait on
+/// memory and not on the adder.
+const LANES: usize = 64;
+
+/// What to do with the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// Read it all.
+    Read,
+    /// Read two thirds and write one.
+    Triad,
+}
+
+impl Kernel {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read bandwidth",
+            Self::Triad => "triad bandwidth",
+        }
+    }
+}
+
+/// A buffer with a part for each thread, allocated and not yet touched.
+pub(crate) struct Buffer {
+    parts: Vec<Vec<f64>>,
+    words_per_part: usize,
+}
+
+impl Buffer {
+    /// A buffer of `bytes`, rounded down to whole steps of every thread.
+    pub(crate) fn allocate(
+        bytes: u64,
+        threads: usize,
+        available_bytes: u64,
+    ) -> Result<Self, ProbeError> {
+        // Three arrays of whole steps for the triad.
+        let step = (threads * size_of::<f64>() * LANES * 3) as u64;
+        let steps = usize::try_from((bytes / step).max(1)).unwrap_or(usize::MAX);
+        let words_per_part = steps.saturating_mul(LANES * 3);
+        let mut parts = Vec::new();
+        for _ in 0..threads {
+            let mut part = Vec::new();
+            part.try_reserve_exact(words_per_part)
+                .map_err(|_| ProbeError::Memory {
+                    needed_bytes: bytes,
+                    available_bytes,
+                })?;
+            parts.push(part);
+        }
+        Ok(Self {
+            parts,
+            words_per_part,
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.parts.len() * self.words_per_part * size_of::<f64>()) as u64
+    }
+
+    /// Runs `kernel` over the buffer until `budget` is spent, at least [`MIN_PASSES`] times,
+    /// and returns bytes per second of each pass. The first touch is outside of it all.
+    pub(crate) fn run(&mut self, kernel: Kernel, budget: Duration) -> Result<Vec<f64>, ProbeError> {
+        let threads = self.parts.len();
+        let words = self.words_per_part;
+        let bytes = self.bytes() as f64;
+        let (barrier, passes) = (Barrier::new(threads), AtomicUsize::new(usize::MAX));
+        let spans = std::thread::scope(|scope| {
+            let mut gates = Vec::new();
+            let mut workers = Vec::new();
+            for (index, part) in self.parts.iter_mut().enumerate() {
+                let (gate, opened) = mpsc::channel::<()>();
+                let worker = Worker {
+                    leads: index == 0,
+                    kernel,
+                    budget,
+                    barrier: &barrier,
+                    passes: &passes,
+                };
+                let handle = std::thread::Builder::new()
+                    .name(String::from("costmark-probe"))
+                    .spawn_scoped(scope, move || {
+                        // A barrier waits for all threads, so nobody goes near it before
+                        // all of them are known to run.
+                        match opened.recv() {
+                            Ok(()) => worker.run(part, words),
+                            Err(mpsc::RecvError) => Vec::new(),
+                        }
+                    })
+                    .map_err(|e| ProbeError::Threads {
+                        threads,
+                        reason: e.to_string(),
+                    })?;
+                gates.push(gate);
+                workers.push(handle);
+            }
+            for gate in &gates {
+                // A worker that died is found when it is joined.
+                let _ = gate.send(());
+            }
+            workers
+                .into_iter()
+                .map(|w| w.join().map_err(|_| ProbeError::Worker(kernel.name())))
+                .collect::<Result<Vec<Vec<Span>>, ProbeError>>()
+        })?;
+        let passes = spans.iter().map(Vec::len).min().unwrap_or(0);
+        Ok((0..passes)
+            .filter_map(|pass| {
+                let starts = spans.iter().map(|s| s[pass].start);
+                let ends = spans.iter().map(|s| s[pass].end);
+                let seconds = (ends.max()? - starts.min()?).as_secs_f64();
+                (seconds > 0.0).then(|| bytes / seconds)
+            })
+            .collect())
+    }
+}
+
+/// When one thread worked on a pass.
+#[derive(Clone, Copy)]
+struct Span {
+    start: Instant,
+    end: Instant,
+}
+
+/// One thread's view of a measurement.
+struct Worker<'a> {
+    leads: bool,
+    kernel: Kernel,
+    budget: Duration,
+    barrier: &'a Barrier,
+    /// How many passes there will be; not known before the budget is spent.
+    passes: &'a AtomicUsize,
+}
+
+impl Worker<'_> {
+    fn run(&self, part: &mut Vec<f64>, words: usize) -> Vec<Span> {
+        // First touch, by the thread that will use it; not zero, so that no page is shared.
+        part.resize(words, 1.0);
+        let mut spans = Vec::new();
+        let began = Instant::now();
+        loop {
+            let done = spans.len();
+            if self.leads && done >= MIN_PASSES && began.elapsed() >= self.budget {
+                // A number, not a flag: a thread that is still between the previous barrier
+                // and its load must not stop one pass before the others.
+                self.passes.store(done, Ordering::Relaxed);
+            }
+            // The barrier orders the store above before the loads below.
+            self.barrier.wait();
+            if done >= self.passes.load(Ordering::Relaxed) {
+                return spans;
+            }
+            let start = Instant::now();
+            match self.kernel {
+                Kernel::Read => {
+                    black_box(sum_bits(black_box(part)));
+                }
+                Kernel::Triad => triad(black_box(part), 3.0),
+            }
+            let end = Instant::now();
+            spans.push(Span { start, end });
+        }
+    }
+}
+
+/// Wrapping sum of the words' bits: every byte has to be read, and integer addition may be
+/// reordered into vectors.
+fn sum_bits(words: &[f64]) -> u64 {
+    let mut sums = [0u64; LANES];
+    let (steps, rest) = words.as_chunks::<LANES>();
+    for step in steps {
+        for (sum, word) in sums.iter_mut().zip(step) {
+            *sum = sum.wrapping_add(word.to_bits());
+        }
+    }
+    let rest = rest.iter().map(|w| w.to_bits());
+    sums.into_iter().chain(rest).fold(0, u64::wrapping_add)
+}
+
+/// `a = b + scale · c` on the thirds of `words`.
+fn triad(words: &mut [f64], scale: f64) {
+    let third = words.len() / 3;
+    let (a, rest) = words.split_at_mut(third);
+    let (b, c) = rest.split_at(third);
+    for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+        *a = scale.mul_add(*c, *b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_reads_every_word() {
+        let mut words: Vec<f64> = (0..1000).map(|i| f64::from_bits(i * i)).collect();
+        let naive = |w: &[f64]| w.iter().fold(0u64, |s, w| s.wrapping_add(w.to_bits()));
+        assert_eq!(sum_bits(&words), naive(&words));
+        for i in [0, 63, 64, 999] {
+            let before = sum_bits(&words);
+            words[i] = f64::from_bits(words[i].to_bits() ^ (1 << 60));
+            assert_ne!(sum_bits(&words), before, "word {i}");
+        }
+    }
+
+    #[test]
+    fn the_triad_writes_the_first_third() {
+        let mut words = [[0.0; 4], [1.0, 2.0, 3.0, 4.0], [10.0; 4]].concat();
+        triad(&mut words, 3.0);
+        assert_eq!(words[..4], [31.0, 32.0, 33.0, 34.0]);
+        assert_eq!(words[4..8], [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn every_pass_of_every_kernel_is_a_positive_rate() {
+        for threads in [1, 3, 8] {
+            let mut buffer = Buffer::allocate(1 << 20, threads, u64::MAX).unwrap();
+            assert!(buffer.bytes() <= 1 << 20);
+            // Often, because threads that disagree on the last pass wait forever.
+            for kernel in [Kernel::Read, Kernel::Triad].repeat(50) {
+                let rates = buffer.run(kernel, Duration::ZERO).unwrap();
+                assert_eq!(rates.len(), MIN_PASSES);
+                assert!(rates.iter().all(|r| r.is_finite() && *r > 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn an_impossible_buffer_is_an_error() {
+        let Err(error) = Buffer::allocate(1 << 60, 2, 4096) else {
+            panic!("2^60 bytes can not be had")
+        };
+        assert!(matches!(
+            error,
+            ProbeError::Memory {
+                available_bytes: 4096,
+                ..
+            }
+        ));
+    }
+}
