@@ -1,0 +1,143 @@
+//! Keys and values in blocks, claimed once.
+//!
+//! One layer is `(blocks, kv_heads, …)`: what a head needs of a block is one stretch of
+//! memory. Within it values are `(block_size, head_dim)` and keys transposed,
+//! `(head_dim, block_size)`, so that both of attention's products run along memory without
+//! a sum across vector lanes.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::error::{EngineError, Result};
+use crate::ops::KvShape;
+use crate::ops::parallel;
+
+/// How one value is stored.
+pub(crate) trait KvElement: Copy + Send + Sync + 'static {
+    const ZERO: Self;
+    fn from_f32(value: f32) -> Self;
+    fn load(source: &[Self], target: &mut [f32]);
+}
+
+impl KvElement for f32 {
+    const ZERO: Self = 0.0;
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    fn load(source: &[Self], target: &mut [f32]) {
+        target.copy_from_slice(source);
+    }
+}
+
+impl KvElement for f16 {
+    const ZERO: Self = f16::ZERO;
+    fn from_f32(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+    fn load(source: &[Self], target: &mut [f32]) {
+        source.convert_to_f32_slice(target);
+    }
+}
+
+impl KvElement for bf16 {
+    const ZERO: Self = bf16::ZERO;
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+    fn load(source: &[Self], target: &mut [f32]) {
+        for (t, s) in target.iter_mut().zip(source) {
+            // The upper half of an f32; unlike `to_f32` without a branch for NaNs.
+            *t = f32::from_bits(u32::from(s.to_bits()) << 16);
+        }
+    }
+}
+
+/// The cache of all layers.
+pub(crate) struct KvCache<T> {
+    pub(crate) shape: KvShape,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    layers: Vec<Layer<T>>,
+}
+
+struct Layer<T> {
+    keys: Vec<T>,
+    values: Vec<T>,
+}
+
+impl<T: KvElement> KvCache<T> {
+    /// Claims the memory: every page is written, so that it is there when it is needed.
+    pub(crate) fn new(shape: KvShape, kv_heads: usize, head_dim: usize) -> Result<Self> {
+        let len = shape.blocks * kv_heads * shape.block_size * head_dim;
+        let layers = (0..shape.layers)
+            .map(|_| {
+                Ok(Layer {
+                    keys: claim(len)?,
+                    values: claim(len)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            shape,
+            kv_heads,
+            head_dim,
+            layers,
+        })
+    }
+
+    /// Writes tokens' keys and values, each `(tokens, kv_heads, head_dim)`, to their slots.
+    pub(crate) fn write(&mut self, layer: usize, slots: &[u32], k: &[f32], v: &[f32]) {
+        let (size, dim, heads) = (self.shape.block_size, self.head_dim, self.kv_heads);
+        let layer = &mut self.layers[layer];
+        for (token, &slot) in slots.iter().enumerate() {
+            let (block, offset) = (slot as usize / size, slot as usize % size);
+            for head in 0..heads {
+                let source = (token * heads + head) * dim;
+                let tile = (block * heads + head) * size * dim;
+                let keys = &mut layer.keys[tile..tile + size * dim];
+                for (row, &value) in keys.chunks_exact_mut(size).zip(&k[source..source + dim]) {
+                    row[offset] = T::from_f32(value);
+                }
+                let values = &mut layer.values[tile + offset * dim..][..dim];
+                for (target, &value) in values.iter_mut().zip(&v[source..source + dim]) {
+                    *target = T::from_f32(value);
+                }
+            }
+        }
+    }
+
+    /// A head's keys in a block, `(head_dim, block_size)`.
+    pub(crate) fn keys(&self, layer: usize, block: u32, head: usize) -> &[T] {
+        &self.layers[layer].keys[self.tile(block, head)]
+    }
+
+    /// A head's values in a block, `(block_size, head_dim)`.
+    pub(crate) fn values(&self, layer: usize, block: u32, head: usize) -> &[T] {
+        &self.layers[layer].values[self.tile(block, head)]
+    }
+
+    fn tile(&self, block: u32, head: usize) -> std::ops::Range<usize> {
+        let len = self.shape.block_size * self.head_dim;
+        let start = (block as usize * self.kv_heads + head) * len;
+        start..start + len
+    }
+}
+
+fn claim<T: KvElement>(len: usize) -> Result<Vec<T>> {
+    let mut memory: Vec<T> = Vec::new();
+    memory.try_reserve_exact(len).map_err(|_| {
+        EngineError::Option(format!(
+            "--kv-budget: the system refuses {} bytes for the KV cache: lower the budget",
+            len * size_of::<T>()
+        ))
+    })?;
+    memory.resize(len, T::ZERO);
+    // Zeroed memory may be a promise only; a write the compiler cannot see through keeps it.
+    let chunks = memory
+        .chunks_mut((len / (parallel::threads() * 8)).max(1))
+        .collect();
+    parallel::for_each(chunks, len, |chunk: &mut [T]| {
+        chunk.fill(std::hint::black_box(T::ZERO));
+    });
+    Ok(memory)
+}

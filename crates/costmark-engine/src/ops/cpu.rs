@@ -1,0 +1,208 @@
+//! [`Ops`] on plain slices.
+
+use candle_core::{CpuStorage, Storage, StorageRef, Tensor};
+use half::{bf16, f16};
+
+use crate::error::{EngineError, Result};
+use crate::kv::attention;
+use crate::kv::cache::{KvCache, KvElement};
+use crate::ops::{AttentionInput, AttentionShape, KvShape, Norm, Ops, math, parallel};
+use crate::options::KvDtype;
+use crate::rope::Rotations;
+
+/// The operations and the KV cache of the CPU.
+pub struct CpuOps {
+    shape: AttentionShape,
+    cache: Cache,
+}
+
+enum Cache {
+    F32(KvCache<f32>),
+    F16(KvCache<f16>),
+    Bf16(KvCache<bf16>),
+}
+
+impl CpuOps {
+    /// Claims the cache.
+    ///
+    /// # Errors
+    /// When the system does not give the memory.
+    pub fn new(shape: AttentionShape, kv: KvShape, dtype: KvDtype) -> Result<Self> {
+        let (heads, dim) = (shape.kv_heads, shape.head_dim);
+        let cache = match dtype {
+            KvDtype::F32 => Cache::F32(KvCache::new(kv, heads, dim)?),
+            KvDtype::F16 => Cache::F16(KvCache::new(kv, heads, dim)?),
+            KvDtype::Bf16 => Cache::Bf16(KvCache::new(kv, heads, dim)?),
+        };
+        Ok(Self { shape, cache })
+    }
+}
+
+impl Ops for CpuOps {
+    fn add_norm(
+        &self,
+        residual: Tensor,
+        delta: Option<&Tensor>,
+        norm: &Norm,
+    ) -> Result<(Tensor, Tensor)> {
+        let dims = residual.dims2()?;
+        let (_, width) = dims;
+        let weight = Values::of(&norm.weight)?;
+        let mut sum = Values::of(&residual)?.to_vec();
+        let mut normed = vec![0f32; sum.len()];
+        let delta = delta.map(Values::of).transpose()?;
+        let delta = delta.as_ref().map(Values::get);
+        let rows = parallel::rows_per_piece(dims.0) * width;
+        let pieces = sum.chunks_mut(rows).zip(normed.chunks_mut(rows));
+        let pieces: Vec<_> = pieces.enumerate().collect();
+        parallel::for_each(pieces, dims.0 * width, |(piece, (sum, normed))| {
+            if let Some(delta) = delta {
+                let delta = &delta[piece * rows..][..sum.len()];
+                for (s, d) in sum.iter_mut().zip(delta) {
+                    *s += d;
+                }
+            }
+            normed.copy_from_slice(sum);
+            for row in normed.chunks_exact_mut(width) {
+                math::rms_norm(row, weight.get(), norm.eps);
+            }
+        });
+        Ok((tensor(sum, dims)?, tensor(normed, dims)?))
+    }
+
+    fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        let dims = gate.dims2()?;
+        let (gate, up) = (Values::of(gate)?, Values::of(up)?);
+        let (gate, up) = (gate.get(), up.get());
+        let mut out = vec![0f32; gate.len()];
+        let len = parallel::rows_per_piece(out.len());
+        let pieces = out.chunks_mut(len).enumerate().collect();
+        parallel::for_each(pieces, gate.len(), |(piece, out): (usize, &mut [f32])| {
+            let range = piece * len..piece * len + out.len();
+            let inputs = gate[range.clone()].iter().zip(&up[range]);
+            for (out, (gate, up)) in out.iter_mut().zip(inputs) {
+                *out = math::silu(*gate) * up;
+            }
+        });
+        tensor(out, dims)
+    }
+
+    fn attend(&mut self, layer: usize, input: &AttentionInput<'_>) -> Result<Tensor> {
+        let shape = &self.shape;
+        let tokens = input.batch.tokens();
+        let (q_norm, k_norm) = match input.qk_norm {
+            Some((q, k)) => (Some(q), Some(k)),
+            None => (None, None),
+        };
+        let q = prepare(input.q, shape, q_norm, input.rotations, shape.scale())?;
+        let k = prepare(input.k, shape, k_norm, input.rotations, 1.0)?;
+        let v = Values::of(input.v)?;
+        let mut out = vec![0f32; tokens * shape.heads * shape.head_dim];
+        let step = Step {
+            layer,
+            shape,
+            input,
+            q: &q,
+            k: &k,
+            v: v.get(),
+        };
+        match &mut self.cache {
+            Cache::F32(cache) => step.run(cache, &mut out),
+            Cache::F16(cache) => step.run(cache, &mut out),
+            Cache::Bf16(cache) => step.run(cache, &mut out),
+        }
+        tensor(out, (tokens, shape.heads * shape.head_dim))
+    }
+}
+
+struct Step<'a> {
+    layer: usize,
+    shape: &'a AttentionShape,
+    input: &'a AttentionInput<'a>,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+impl Step<'_> {
+    fn run<T: KvElement>(&self, cache: &mut KvCache<T>, out: &mut [f32]) {
+        let batch = self.input.batch;
+        cache.write(self.layer, &batch.slots, self.k, self.v);
+        attention::attend(cache, self.layer, self.shape, batch, self.q, out);
+    }
+}
+
+/// `(tokens, heads · head_dim)` normed per head, rotated and scaled.
+fn prepare(
+    x: &Tensor,
+    shape: &AttentionShape,
+    norm: Option<&Norm>,
+    rotations: &Rotations,
+    scale: f32,
+) -> Result<Vec<f32>> {
+    let (tokens, width) = x.dims2()?;
+    let weight = norm.map(|norm| Values::of(&norm.weight)).transpose()?;
+    let mut out = Values::of(x)?.to_vec();
+    let rows = parallel::rows_per_piece(tokens);
+    let pieces = out.chunks_mut(rows * width).enumerate().collect();
+    parallel::for_each(
+        pieces,
+        tokens * width,
+        |(piece, out): (usize, &mut [f32])| {
+            for (row, values) in out.chunks_exact_mut(width).enumerate() {
+                for head in values.chunks_exact_mut(shape.head_dim) {
+                    if let (Some(norm), Some(weight)) = (norm, &weight) {
+                        math::rms_norm(head, weight.get(), norm.eps);
+                    }
+                    rotations.rotate(piece * rows + row, head);
+                    if scale != 1.0 {
+                        head.iter_mut().for_each(|v| *v *= scale);
+                    }
+                }
+            }
+        },
+    );
+    Ok(out)
+}
+
+fn tensor(values: Vec<f32>, dims: (usize, usize)) -> Result<Tensor> {
+    Ok(Tensor::from_vec(values, dims, &candle_core::Device::Cpu)?)
+}
+
+/// The elements of a contiguous f32 tensor on the CPU, without copying them.
+pub(crate) struct Values<'a> {
+    storage: StorageRef<'a>,
+    range: std::ops::Range<usize>,
+}
+
+impl<'a> Values<'a> {
+    /// # Errors
+    /// When the tensor is of another type, elsewhere or not contiguous.
+    pub(crate) fn of(tensor: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let is_f32 = matches!(&*storage, Storage::Cpu(CpuStorage::F32(_)));
+        match layout.contiguous_offsets() {
+            Some((start, end)) if is_f32 => Ok(Self {
+                storage,
+                range: start..end,
+            }),
+            _ => Err(EngineError::Run(format!(
+                "a CPU operation needs contiguous f32 values, not {:?} on {:?} laid out as {layout:?}",
+                tensor.dtype(),
+                tensor.device().location(),
+            ))),
+        }
+    }
+
+    /// The elements, in order.
+    pub(crate) fn get(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
+            _ => &[], // `of` lets nothing else in
+        }
+    }
+
+    fn to_vec(&self) -> Vec<f32> {
+        self.get().to_vec()
+    }
+}

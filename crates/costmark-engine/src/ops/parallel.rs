@@ -1,0 +1,38 @@
+//! Work on disjoint pieces, spread over the threads that also run the matrix products.
+//!
+//! candle's pool keeps its workers spinning for a moment between products; work handed to
+//! another pool in that moment would compete with them for the cores.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::utils::barrier_pool;
+
+/// Elements below which waking the other threads costs more than it gains.
+const INLINE_BELOW: usize = 16 * 1024;
+
+/// Threads that take part.
+pub(crate) fn threads() -> usize {
+    barrier_pool().n_workers() + 1
+}
+
+/// Calls `work` with each item. `elements` says how much data the items hold together:
+/// little is done on the calling thread.
+pub(crate) fn for_each<I: Send>(items: Vec<I>, elements: usize, work: impl Fn(I) + Sync) {
+    if items.len() < 2 || elements < INLINE_BELOW || threads() == 1 {
+        items.into_iter().for_each(work);
+        return;
+    }
+    // Each index is visited once, so no lock is ever contended.
+    let cells: Vec<Mutex<Option<I>>> = items.into_iter().map(|i| Mutex::new(Some(i))).collect();
+    barrier_pool().execute_chunked(cells.len(), |range| {
+        for cell in &cells[range] {
+            let item = cell.lock().unwrap_or_else(PoisonError::into_inner).take();
+            item.into_iter().for_each(&work);
+        }
+    });
+}
+
+/// Rows per piece so that `rows` are spread evenly with some slack for uneven threads.
+pub(crate) fn rows_per_piece(rows: usize) -> usize {
+    rows.div_ceil(threads() * 4).max(1)
+}
