@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use costmark_core::ModelWork;
 
 use crate::batch::StepBatch;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeScaling, check_shape};
 use crate::error::{EngineError, Result};
 use crate::linear::Linear;
 use crate::ops::{AttentionInput, AttentionShape, Norm, Ops};
@@ -60,7 +60,7 @@ impl Decoder {
     /// # Errors
     /// [`EngineError::Option`] for a shape no decoder can have; else what the source says.
     pub fn load(config: &ModelConfig, weights: &mut dyn WeightSource) -> Result<Self> {
-        check_shape(config)?;
+        check(config)?;
         let shape = &config.shape;
         let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
         let q_width = shape.num_heads * shape.head_dim;
@@ -220,41 +220,22 @@ impl Decoder {
     }
 }
 
-fn check_shape(config: &ModelConfig) -> Result<()> {
-    let shape = &config.shape;
-    let fail = |what: String| {
-        let name = &config.name;
-        Err(EngineError::Option(format!(
-            "{name}: {what}: the configuration does not describe a model this engine can run"
-        )))
+fn check(config: &ModelConfig) -> Result<()> {
+    let problem = match (&config.rope.scaling, config.sliding_window) {
+        (RopeScaling::Factors(factors), _) if factors.len() as u64 * 2 != config.shape.head_dim => {
+            Err(format!(
+                "{} rotary factors do not match heads of {} dimensions",
+                factors.len(),
+                config.shape.head_dim
+            ))
+        }
+        (_, Some(0)) => Err("its sliding window is 0 tokens".into()),
+        _ => check_shape(&config.shape),
     };
-    let sizes = [
-        ("vocabulary", shape.vocab_size),
-        ("hidden size", shape.hidden_size),
-        ("intermediate size", shape.intermediate_size),
-        ("number of layers", shape.num_layers),
-        ("number of heads", shape.num_heads),
-        ("number of key heads", shape.num_kv_heads),
-        ("head width", shape.head_dim),
-        ("context", shape.max_context),
-    ];
-    if let Some((what, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-        return fail(format!("its {what} is 0"));
-    }
-    if !shape.num_heads.is_multiple_of(shape.num_kv_heads) {
-        return fail(format!(
-            "{} query heads cannot share {} key heads evenly",
-            shape.num_heads, shape.num_kv_heads
-        ));
-    }
-    if !shape.head_dim.is_multiple_of(2) {
-        return fail(format!(
-            "a head of {} dimensions cannot be rotated in pairs",
-            shape.head_dim
-        ));
-    }
-    if config.sliding_window == Some(0) {
-        return fail("its sliding window is 0 tokens".into());
-    }
-    Ok(())
+    problem.map_err(|what| {
+        let name = &config.name;
+        EngineError::Option(format!(
+            "{name}: {what}: the configuration does not describe a model this engine can run"
+        ))
+    })
 }

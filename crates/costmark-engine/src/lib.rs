@@ -6,13 +6,32 @@
 //!
 //! candle is known here and nowhere else.
 
+pub mod backend;
+pub mod batch;
+pub mod block_manager;
 pub mod checkpoint;
 pub mod config;
+pub mod decoder;
+pub mod engine;
 pub mod error;
+mod kv;
 pub mod linear;
+pub mod memory;
+pub mod ops;
+pub mod options;
+pub mod rope;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+#[cfg(test)]
+mod test_model;
 pub mod weights;
 
+pub use backend::{EngineBackend, ModelDescription};
 pub use checkpoint::Checkpoint;
 pub use config::{Family, ModelConfig, Rope, RopeScaling};
+pub use decoder::Decoder;
+pub use engine::EngineCore;
 pub use error::EngineError;
+pub use options::{EngineOptions, KvDtype, Limits};
 pub use weights::{FormatChoice, TensorFormat, WeightSource};

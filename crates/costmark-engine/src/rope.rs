@@ -13,12 +13,12 @@ pub fn frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
     (0..head_dim / 2)
         .map(|pair| {
             let plain = rope.theta.powf(-((2 * pair) as f64) / head_dim as f64);
-            scale(&rope.scaling, plain) as f32
+            scale(&rope.scaling, pair, plain) as f32
         })
         .collect()
 }
 
-fn scale(scaling: &RopeScaling, frequency: f64) -> f64 {
+fn scale(scaling: &RopeScaling, pair: usize, frequency: f64) -> f64 {
     match *scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
@@ -35,6 +35,7 @@ fn scale(scaling: &RopeScaling, frequency: f64) -> f64 {
             let keep = keep.clamp(0.0, 1.0);
             keep * frequency + (1.0 - keep) * frequency / factor
         }
+        RopeScaling::Factors(ref factors) => frequency / factors.get(pair).unwrap_or(&1.0),
     }
 }
 
@@ -97,6 +98,8 @@ mod tests {
         assert!((f[1] - 500_000f32.powf(-0.5)).abs() < 1e-9);
         let half = frequencies(&rope(RopeScaling::Linear { factor: 2.0 }), 4);
         assert_eq!(half, [f[0] / 2.0, f[1] / 2.0]);
+        let each = frequencies(&rope(RopeScaling::Factors(vec![4.0, 0.5])), 4);
+        assert_eq!(each, [f[0] / 4.0, f[1] * 2.0]);
     }
 
     /// Llama 3.1's scaling written as in its definition, by wavelength.

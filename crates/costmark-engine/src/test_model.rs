@@ -9,7 +9,7 @@ use crate::config::{Family, ModelConfig, Rope, RopeScaling};
 use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::linear::Linear;
-use crate::weights::WeightSource;
+use crate::weights::{TensorFormat, WeightSource};
 
 /// Every family's switches, with more query than key heads.
 pub(crate) fn config(family: Family) -> ModelConfig {
@@ -91,6 +91,10 @@ impl WeightSource for RandomWeights {
     fn vector(&mut self, name: &str, len: u64) -> Result<Tensor> {
         let values = self.values(name, len, 1.0, 0.5);
         Ok(Tensor::from_vec(values, len as usize, &Device::Cpu)?)
+    }
+
+    fn stored_as(&self, _: &str) -> Result<TensorFormat> {
+        Ok(TensorFormat::F32)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Ops`] is the seam for devices. [`cpu`] does each step in one pass over plain slices,
 //! because at small batches the cost of many little tensor operations would show beside
-//! the products; [`reference`] says the same in tensor operations, works on any device,
+//! the products; [`reference`](mod@reference) says the same in tensor operations, works on any device,
 //! and is what `cpu` is tested against.
 
 pub mod cpu;

@@ -1,0 +1,388 @@
+//! The step loop: schedule → forward → sample → events. No thread, no channel.
+
+use std::collections::HashMap;
+
+use costmark_core::{
+    Clock, ErrorClass, Event, FinishReason, ModelWork, MonotonicClock, Request, RequestError,
+    RequestId, StepPart, StepRecord, TokenEvent, Usage,
+};
+
+use crate::batch::StepBatch;
+use crate::decoder::Decoder;
+use crate::error::Result;
+use crate::ops::cpu::{CpuOps, Values};
+use crate::ops::{KvShape, Ops};
+use crate::options::{EngineOptions, Limits};
+use crate::sampler::Sampler;
+use crate::scheduler::{Chunk, Phase, Schedule, Scheduler};
+use crate::sequence::Sequence;
+
+/// Sees the logits of each token before it is chosen: request, index of the output token,
+/// one value per vocabulary entry.
+pub type LogitsObserver = Box<dyn FnMut(RequestId, usize, &[f32]) + Send>;
+
+/// A model, its cache and the requests under way.
+pub struct EngineCore {
+    decoder: Decoder,
+    ops: Box<dyn Ops>,
+    scheduler: Scheduler,
+    limits: Limits,
+    work: ModelWork,
+    clock: MonotonicClock,
+    requests: HashMap<RequestId, Active>,
+    next_index: u64,
+    observer: Option<LogitsObserver>,
+}
+
+/// What sampling and finishing need to know of a request.
+struct Active {
+    sampler: Sampler,
+    max_tokens: usize,
+    ignore_eos: bool,
+}
+
+impl EngineCore {
+    /// An idle engine on the CPU with its KV cache claimed.
+    ///
+    /// # Errors
+    /// When an option cannot be met or the memory is not there.
+    pub fn new(decoder: Decoder, options: &EngineOptions, clock: MonotonicClock) -> Result<Self> {
+        let shape = &decoder.config().shape;
+        let limits = options.resolve(shape)?;
+        let kv = KvShape {
+            layers: shape.num_layers as usize,
+            blocks: limits.kv_blocks as usize,
+            block_size: limits.block_size as usize,
+        };
+        let ops = CpuOps::new(decoder.attention_shape(), kv, options.kv_dtype)?;
+        Ok(Self::assemble(
+            decoder,
+            Box::new(ops),
+            limits,
+            options,
+            clock,
+        ))
+    }
+
+    fn assemble(
+        decoder: Decoder,
+        ops: Box<dyn Ops>,
+        limits: Limits,
+        options: &EngineOptions,
+        clock: MonotonicClock,
+    ) -> Self {
+        Self {
+            work: decoder.work(options.kv_dtype),
+            scheduler: Scheduler::new(&limits),
+            ops,
+            decoder,
+            limits,
+            clock,
+            requests: HashMap::new(),
+            next_index: 0,
+            observer: None,
+        }
+    }
+
+    /// The limits the options came to.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// What a step must move and compute.
+    #[must_use]
+    pub fn work(&self) -> &ModelWork {
+        &self.work
+    }
+
+    /// The clock that stamps events.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    /// Shows all logits to `observer` from now on.
+    pub fn observe_logits(&mut self, observer: LogitsObserver) {
+        self.observer = Some(observer);
+    }
+
+    /// Whether no request is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Puts a request in line.
+    ///
+    /// # Errors
+    /// [`ErrorClass::Rejected`] when it can never be served: no prompt, nothing to produce,
+    /// an id outside the vocabulary, or longer than the context or the cache.
+    pub fn add_request(&mut self, request: &Request) -> Result<(), RequestError> {
+        let reject = |message: String| RequestError {
+            class: ErrorClass::Rejected,
+            message,
+        };
+        self.check(request).map_err(reject)?;
+        let sampler = Sampler::new(&request.sampling).map_err(reject)?;
+        self.requests.insert(
+            request.id,
+            Active {
+                sampler,
+                max_tokens: request.max_tokens as usize,
+                ignore_eos: request.ignore_eos,
+            },
+        );
+        self.scheduler.add(Sequence::new(request));
+        Ok(())
+    }
+
+    /// Ends a request; `None` when it is not under way.
+    pub fn cancel(&mut self, id: RequestId) -> Option<Event> {
+        self.finish(id, self.clock.now_ns(), FinishReason::Cancelled)
+    }
+
+    /// Ends all requests with this error, oldest first.
+    pub fn fail_all(&mut self, error: &RequestError, events: &mut Vec<Event>) {
+        let at_ns = self.clock.now_ns();
+        self.requests.clear();
+        events.extend(
+            self.scheduler
+                .clear()
+                .into_iter()
+                .map(|sequence| Event::Failed {
+                    request: sequence.id,
+                    at_ns,
+                    error: error.clone(),
+                }),
+        );
+    }
+
+    /// Runs one step and appends its events: tokens, ends, then the step's record. Does
+    /// nothing when idle.
+    ///
+    /// # Errors
+    /// When the model code or the device fails; the requests are still under way then.
+    pub fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let start_ns = self.clock.now_ns();
+        let schedule = self.scheduler.schedule();
+        if schedule.chunks.is_empty() {
+            return Ok(());
+        }
+        let batch = self.batch(&schedule);
+        let scheduled_ns = self.clock.now_ns();
+        let logits = self.decoder.forward(&batch, self.ops.as_mut())?;
+        let forward_ns = self.clock.now_ns();
+        self.scheduler.commit(&schedule);
+        // As it was during the forward pass, before ended requests give blocks back.
+        let kv_blocks_used = self.scheduler.blocks().used() as u32;
+        let waiting = self.scheduler.waiting() as u32;
+        let wanted = schedule.chunks.iter().filter(|c| c.wants_logits);
+        let chosen = match &logits {
+            Some(logits) => self.sample(wanted, Values::of(logits)?.get()),
+            None => Vec::new(),
+        };
+        let end_ns = self.clock.now_ns();
+        for (id, choice) in chosen {
+            self.deliver(id, choice, end_ns, events);
+        }
+        let (prefill, decode) = parts(&schedule);
+        let work = self.work.step(&prefill, &decode);
+        events.push(Event::Step(StepRecord {
+            index: self.next_index,
+            start_ns,
+            end_ns,
+            schedule_ns: scheduled_ns - start_ns,
+            forward_ns: forward_ns - scheduled_ns,
+            sample_ns: end_ns - forward_ns,
+            prefill,
+            decode,
+            bytes: work.bytes,
+            flops: work.flops,
+            waiting,
+            preempted: schedule.preempted,
+            kv_blocks_used,
+            kv_blocks_total: self.limits.kv_blocks,
+        }));
+        self.next_index += 1;
+        Ok(())
+    }
+
+    fn check(&self, request: &Request) -> Result<(), String> {
+        if self.requests.contains_key(&request.id) {
+            return Err(format!("request id {} is already under way", request.id));
+        }
+        if request.prompt.is_empty() {
+            return Err("the prompt is empty: give at least one token".into());
+        }
+        if request.max_tokens == 0 {
+            return Err("nothing to produce: ask for at least one output token".into());
+        }
+        let vocab = self.decoder.config().shape.vocab_size;
+        if let Some(id) = request.prompt.iter().find(|&&id| u64::from(id) >= vocab) {
+            return Err(format!(
+                "prompt token id {id} is outside the vocabulary of {vocab}: was the prompt \
+                 made with another model's tokenizer?"
+            ));
+        }
+        let (prompt, output) = (request.prompt.len() as u64, u64::from(request.max_tokens));
+        let limit = u64::from(self.limits.max_context);
+        if prompt + output > limit {
+            let held = u64::from(self.limits.kv_blocks) * u64::from(self.limits.block_size);
+            let way_out = if limit == held {
+                "shorten the request or raise --kv-budget, which holds no more"
+            } else {
+                "shorten the request"
+            };
+            return Err(format!(
+                "{prompt} prompt and {output} output tokens are longer than the context of \
+                 {limit}: {way_out}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn batch(&self, schedule: &Schedule) -> StepBatch {
+        let mut batch = StepBatch::default();
+        for chunk in &schedule.chunks {
+            if let Some(sequence) = self.scheduler.sequence(chunk.id) {
+                batch.push(
+                    &sequence.tokens()[chunk.start..chunk.start + chunk.len],
+                    chunk.start,
+                    sequence.table().blocks(),
+                    self.scheduler.blocks().block_size(),
+                    chunk.wants_logits,
+                );
+            }
+        }
+        batch
+    }
+
+    /// The choice for each chunk, whose rows of `logits` come in the same order.
+    fn sample<'a>(
+        &mut self,
+        chunks: impl Iterator<Item = &'a Chunk>,
+        logits: &[f32],
+    ) -> Vec<(RequestId, Result<u32, RequestError>)> {
+        let vocab = self.decoder.config().shape.vocab_size as usize;
+        let rows = chunks.zip(logits.chunks_exact(vocab));
+        let mut chosen = Vec::new();
+        for (chunk, row) in rows {
+            let Some(active) = self.requests.get_mut(&chunk.id) else {
+                continue;
+            };
+            if let Some(observer) = &mut self.observer {
+                let sequence = self.scheduler.sequence(chunk.id);
+                observer(chunk.id, sequence.map_or(0, Sequence::output_tokens), row);
+            }
+            let choice = active.sampler.sample(row).map_err(|error| RequestError {
+                class: ErrorClass::NonFiniteLogits,
+                message: format!(
+                    "{error} after {} tokens: the weights may be damaged, or overflow in this \
+                     dtype; try --dtype f32 or another checkpoint",
+                    chunk.start + chunk.len
+                ),
+            });
+            chosen.push((chunk.id, choice));
+        }
+        chosen
+    }
+
+    fn deliver(
+        &mut self,
+        id: RequestId,
+        choice: Result<u32, RequestError>,
+        at_ns: u64,
+        events: &mut Vec<Event>,
+    ) {
+        let token = match choice {
+            Ok(token) => token,
+            Err(error) => {
+                self.requests.remove(&id);
+                self.scheduler.remove(id);
+                events.push(Event::Failed {
+                    request: id,
+                    at_ns,
+                    error,
+                });
+                return;
+            }
+        };
+        self.scheduler.push_token(id, token);
+        events.push(Event::Tokens(TokenEvent {
+            request: id,
+            at_ns,
+            tokens: 1,
+            token_id: Some(token),
+        }));
+        let (Some(active), Some(sequence)) = (self.requests.get(&id), self.scheduler.sequence(id))
+        else {
+            return;
+        };
+        let is_eos = || self.decoder.config().eos_token_ids.contains(&token);
+        let reason = if !active.ignore_eos && is_eos() {
+            FinishReason::Stop
+        } else if sequence.output_tokens() >= active.max_tokens {
+            FinishReason::Length
+        } else {
+            return;
+        };
+        events.extend(self.finish(id, at_ns, reason));
+    }
+
+    fn finish(&mut self, id: RequestId, at_ns: u64, reason: FinishReason) -> Option<Event> {
+        self.requests.remove(&id);
+        let sequence = self.scheduler.remove(id)?;
+        Some(Event::Finished {
+            request: id,
+            at_ns,
+            reason,
+            usage: Usage {
+                input_tokens: sequence.prompt_tokens() as u32,
+                cached_tokens: sequence.cached_tokens() as u32,
+                output_tokens: sequence.output_tokens() as u32,
+            },
+        })
+    }
+}
+
+fn parts(schedule: &Schedule) -> (StepPart, StepPart) {
+    let (mut prefill, mut decode) = (StepPart::default(), StepPart::default());
+    for chunk in &schedule.chunks {
+        let part = match chunk.phase {
+            Phase::Prefill => &mut prefill,
+            Phase::Decode => &mut decode,
+        };
+        part.add_sequence(
+            chunk.len as u32,
+            chunk.start as u32,
+            chunk.cached as u32,
+            chunk.wants_logits,
+        );
+    }
+    (prefill, decode)
+}
+
+#[cfg(test)]
+impl EngineCore {
+    /// An engine whose operations are `ops`.
+    pub(crate) fn with_ops(
+        decoder: Decoder,
+        ops: Box<dyn Ops>,
+        options: &EngineOptions,
+        clock: MonotonicClock,
+    ) -> Result<Self> {
+        let limits = options.resolve(&decoder.config().shape)?;
+        Ok(Self::assemble(decoder, ops, limits, options, clock))
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;
