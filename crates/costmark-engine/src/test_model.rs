@@ -48,9 +48,6 @@ pub(crate) fn config(family: Family) -> ModelConfig {
     }
 }
 
-pub(crate) const FAMILIES: [Family; 4] =
-    [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
-
 /// Uniform random weights; a tensor depends on its name only.
 pub(crate) struct RandomWeights {
     /// All weights of this tensor are NaN.
