@@ -1,1 +1,22 @@
-//! placeholder
+//! What a run leaves behind and how it is shown: the run folder with its schema, reading it
+//! back, and the console table.
+//!
+//! Nothing is measured, priced or printed here; tables are returned as text.
+
+mod cost;
+pub mod document;
+mod error;
+mod finding;
+pub mod lines;
+pub mod numbers;
+mod read;
+mod store;
+mod table;
+
+pub use document::{RunDocument, SCHEMA_VERSION, Status};
+pub use error::{ReportError, Result};
+pub use finding::finding;
+pub use lines::{Phase, RequestLine, StepLine, UnitTag};
+pub use read::{StoredRun, UnitRecords};
+pub use store::{FLUSH_EVERY, REQUESTS_FILE, RUN_FILE, RunFolder, STEPS_FILE};
+pub use table::{WIDTH, render};

@@ -1,0 +1,73 @@
+//! `run.json`: what was measured, on what, at which price, and what it comes to.
+//!
+//! These are wire types of schema version [`SCHEMA_VERSION`]. Keys carry their unit. A change
+//! of any key or meaning raises the version; unknown keys are refused on reading.
+
+mod environment;
+mod plan;
+mod unit;
+
+use serde::{Deserialize, Serialize};
+
+pub use environment::{Environment, Overhead, PeakReading, RateDocument, Tool};
+pub use plan::{BackendDocument, PlanDocument, PriceDocument};
+pub use unit::{
+    AdviceDocument, Attribution, LevelDocument, UnitCost, UnitDocument, WarmupDocument,
+};
+
+/// Version of everything in a run folder.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The whole result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunDocument {
+    /// [`SCHEMA_VERSION`] of the writer.
+    pub schema_version: u32,
+    /// How far the run came.
+    pub status: Status,
+    /// Why it did not complete.
+    pub failure: Option<String>,
+    /// What measured.
+    pub tool: Tool,
+    /// The command line, program name first.
+    pub command: Vec<String>,
+    /// UTC, RFC 3339.
+    pub started_at: String,
+    /// UTC, RFC 3339; absent while running.
+    pub finished_at: Option<String>,
+    /// What was asked for, with every default filled in.
+    pub plan: PlanDocument,
+    /// Where it ran.
+    pub environment: Environment,
+    /// What served.
+    pub backend: BackendDocument,
+    /// What an hour costs.
+    pub price: PriceDocument,
+    /// What measuring itself costs.
+    pub overhead: Overhead,
+    /// One entry per level and repeat, in the order they ran.
+    pub units: Vec<UnitDocument>,
+    /// One entry per level that has at least one repeat.
+    pub levels: Vec<LevelDocument>,
+    /// What a reader must know.
+    pub notes: Vec<String>,
+    /// What the user could do for a better measurement.
+    pub advice: Vec<AdviceDocument>,
+    /// The result in a sentence; absent when no level has a cost.
+    pub finding: Option<String>,
+}
+
+/// How far a run came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Running, or ended without saying why (a crash).
+    Incomplete,
+    /// All levels and repeats were measured.
+    Complete,
+    /// The user stopped it.
+    Interrupted,
+    /// It failed; see `failure`.
+    Failed,
+}

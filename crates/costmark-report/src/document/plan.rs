@@ -1,0 +1,157 @@
+//! What was asked for: the command line resolved, the model as served, the price.
+
+use costmark_core::{BackendInfo, BackendKind, ModelShape, ModelWork, Sampling};
+use costmark_econ::PriceBasis;
+use serde::{Deserialize, Serialize};
+
+/// The resolved plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanDocument {
+    /// As given: folder, file, hub id or built-in name.
+    pub model: String,
+    /// `real` or `synthetic:SEED`.
+    pub weights: String,
+    /// Float type asked for.
+    pub dtype: Option<String>,
+    /// Quantisation asked for.
+    pub quantize: Option<String>,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// What serves.
+    pub backend: BackendKind,
+    /// Compute threads.
+    pub threads: u32,
+    /// Bytes for keys and values; absent where the backend decides.
+    pub kv_budget_bytes: Option<u64>,
+    /// How keys and values are held; absent where the backend decides.
+    pub kv_dtype: Option<String>,
+    /// Tokens per KV block; absent where the backend decides.
+    pub block_size: Option<u32>,
+    /// Most tokens per step; absent where the backend decides.
+    pub max_batched_tokens: Option<u32>,
+    /// Most sequences per step; absent where the backend decides.
+    pub max_sequences: Option<u32>,
+    /// Longest prompt plus output; absent where the model decides.
+    pub max_context: Option<u32>,
+    /// Prefix reuse.
+    pub prefix_cache: bool,
+    /// Levels.
+    pub concurrency: Vec<u32>,
+    /// Measured requests per level and repeat.
+    pub requests: Option<u64>,
+    /// Measured time per level and repeat.
+    pub duration_s: Option<f64>,
+    /// Prompt lengths.
+    pub input_len: String,
+    /// Output lengths.
+    pub output_len: String,
+    /// Repeats.
+    pub repeats: u32,
+    /// Seed.
+    pub seed: u64,
+    /// Most warm-up requests per concurrent request; 0 for no warm-up.
+    pub warmup_requests_per_slot: u32,
+    /// Exact lengths: end-of-sequence tokens do not stop a request.
+    pub ignore_eos: bool,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Share of paid time at the measured load.
+    pub utilization: f64,
+    /// Share of requests that may fail.
+    pub max_errors: f64,
+}
+
+/// What served, as it described itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendDocument {
+    /// What serves.
+    pub kind: BackendKind,
+    /// Name of the model.
+    pub model: String,
+    /// Where the weights came from.
+    pub source: String,
+    /// The weights are random numbers.
+    pub synthetic: bool,
+    /// How weights are held.
+    pub weight_dtype: String,
+    /// How keys and values are held.
+    pub kv_dtype: String,
+    /// Where it runs.
+    pub device: String,
+    /// What computes, with version.
+    pub software: String,
+    /// Dimensions.
+    pub shape: Option<ModelShape>,
+    /// What a step must move and compute.
+    pub work: Option<ModelWork>,
+    /// Longest prompt plus output, in tokens.
+    pub max_context: u32,
+    /// Most sequences in a step.
+    pub max_sequences: u32,
+    /// Tokens that fit into the KV cache.
+    pub kv_capacity_tokens: u64,
+    /// Bytes held by weights.
+    pub weight_bytes: u64,
+    /// Facts a reader must know.
+    pub notes: Vec<String>,
+}
+
+impl From<&BackendInfo> for BackendDocument {
+    fn from(info: &BackendInfo) -> Self {
+        Self {
+            kind: info.kind,
+            model: info.model.clone(),
+            source: info.source.clone(),
+            synthetic: info.synthetic,
+            weight_dtype: info.weight_dtype.clone(),
+            kv_dtype: info.kv_dtype.clone(),
+            device: info.device.clone(),
+            software: info.software.clone(),
+            shape: info.shape,
+            work: info.work,
+            max_context: info.max_context,
+            max_sequences: info.max_sequences,
+            kv_capacity_tokens: info.kv_capacity_tokens,
+            weight_bytes: info.weight_bytes,
+            notes: info.notes.clone(),
+        }
+    }
+}
+
+/// What an hour of the machine costs, and who says so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceDocument {
+    /// The whole machine.
+    pub usd_per_hour: f64,
+    /// `provider/instance@region:term`.
+    pub reference: String,
+    /// Stated by the user, from a price book, or per vCPU.
+    pub basis: PriceBasis,
+    /// The full account: how the figure came about, with source and date.
+    pub explanation: String,
+    /// Date of the figure, YYYY-MM-DD.
+    pub as_of: String,
+    /// Where the figure stands.
+    pub source: String,
+    /// Share of paid time at the measured load.
+    pub utilization: f64,
+    /// What makes the figure doubtful.
+    pub suspect: Option<String>,
+}
+
+impl PriceDocument {
+    /// Where the figure comes from, in a few words.
+    #[must_use]
+    pub fn short_source(&self) -> String {
+        match &self.basis {
+            PriceBasis::Stated => "stated by user".into(),
+            PriceBasis::Book { .. } => format!("{}, {}", self.reference, self.as_of),
+            PriceBasis::PerVcpu { instance, .. } => {
+                format!("default: per vCPU like {instance}, {}", self.as_of)
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The result in a sentence: only what was measured, and the arithmetic of a price.
+
+use crate::document::{LevelDocument, RunDocument};
+use crate::numbers::{percent, usd};
+
+/// The level whose output tokens are cheapest, told with machine and price; `None` where no
+/// level has a price for tokens.
+#[must_use]
+pub fn finding(run: &RunDocument) -> Option<String> {
+    let (level, what, cost) = cheapest(&run.levels)?;
+    let mut text = format!(
+        "At {} a million {what} {} on {} at {}/h ({})",
+        streams(level.concurrency),
+        match what {
+            "output tokens" => format!("cost {}", usd(cost)),
+            _ => format!("of any kind cost {}", usd(cost)),
+        },
+        run.environment.label,
+        usd(run.price.usd_per_hour),
+        run.price.short_source(),
+    );
+    if let Some(mbu) = level.summary.mbu {
+        text.push_str(&format!("; memory bandwidth use is {}", percent(mbu.value)));
+    }
+    text.push_str(&format!(
+        "; halving the hourly price would halve that to {}",
+        usd(cost / 2.0)
+    ));
+    if run.price.utilization < 1.0 {
+        text.push_str(&format!(
+            ". This counts {} of the paid time as used",
+            percent(run.price.utilization)
+        ));
+    }
+    text.push('.');
+    if let Some(more) = against_one(run, level, what, cost) {
+        text.push(' ');
+        text.push_str(&more);
+    }
+    Some(text)
+}
+
+fn cheapest(levels: &[LevelDocument]) -> Option<(&LevelDocument, &'static str, f64)> {
+    let by = |what: &'static str, figure: fn(&LevelDocument) -> Option<f64>| {
+        levels
+            .iter()
+            .filter_map(|level| Some((level, what, figure(level)?)))
+            .min_by(|a, b| a.2.total_cmp(&b.2))
+    };
+    by("output tokens", |l| l.usd_per_mtok_output.map(|i| i.value))
+        .or_else(|| by("tokens", |l| l.usd_per_mtok_blended.map(|i| i.value)))
+}
+
+/// What sharing the machine does to the price: the cheapest level against the smallest one.
+fn against_one(run: &RunDocument, level: &LevelDocument, what: &str, cost: f64) -> Option<String> {
+    let least = run.levels.iter().min_by_key(|l| l.concurrency)?;
+    let alone = match what {
+        "output tokens" => least.usd_per_mtok_output,
+        _ => least.usd_per_mtok_blended,
+    }?
+    .value;
+    (least.concurrency < level.concurrency && cost > 0.0).then(|| {
+        format!(
+            "With {} it was {}, {:.1} times as much.",
+            streams(least.concurrency),
+            usd(alone),
+            alone / cost
+        )
+    })
+}
+
+fn streams(concurrency: u32) -> String {
+    match concurrency {
+        1 => "1 stream".into(),
+        n => format!("{n} streams"),
+    }
+}

@@ -1,0 +1,349 @@
+//! The raw records as they stand in `requests.jsonl` and `steps.jsonl`, one JSON object
+//! per line.
+//!
+//! These are wire types: what a file of schema version [`SCHEMA_VERSION`](crate::SCHEMA_VERSION)
+//! holds, whatever the types in memory become. Instants are nanoseconds from the start of
+//! the run. Unknown keys are refused, so that a file of another version is never read wrongly.
+
+use costmark_core::{
+    ErrorClass, FinishReason, Outcome, RequestError, RequestRecord, StepPart, StepRecord,
+};
+use serde::{Deserialize, Serialize};
+
+/// Which part of the run a record belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitTag {
+    /// Requests kept in flight.
+    pub concurrency: u32,
+    /// Counts from 0.
+    pub repeat: u32,
+    /// In which phase of the unit a request was sent or a step ran.
+    pub phase: Phase,
+}
+
+/// Part of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Sent to reach a steady state. Latencies are not used.
+    Warmup,
+    /// Measured.
+    Measured,
+    /// Sent to keep the load up until the last measured request ended. Latencies are not used.
+    Cooldown,
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestLine {
+    /// Level, repeat and phase.
+    pub unit: UnitTag,
+    /// Unique within the run.
+    pub id: u64,
+    /// When the arrival process wanted it sent.
+    pub scheduled_ns: u64,
+    /// When it was handed over.
+    pub sent_ns: u64,
+    /// Instant of each token event.
+    pub token_ns: Vec<u64>,
+    /// Tokens of each event; left out when every event brought exactly one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub event_tokens: Vec<u32>,
+    /// When its end was reported.
+    pub finished_ns: u64,
+    /// Prompt tokens.
+    pub input_tokens: u32,
+    /// Of these, found in the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens produced.
+    pub output_tokens: u32,
+    /// FNV-1a over the output token ids, 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_hash: Option<String>,
+    /// How it ended.
+    pub outcome: OutcomeLine,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OutcomeLine {
+    /// It produced its tokens.
+    Finished {
+        /// Why it stopped.
+        reason: FinishReason,
+    },
+    /// It failed.
+    Failed {
+        /// Kind of failure.
+        class: ErrorClass,
+        /// What was wrong.
+        message: String,
+    },
+}
+
+impl RequestLine {
+    /// The line for a record of this unit.
+    #[must_use]
+    pub fn new(unit: UnitTag, record: &RequestRecord) -> Self {
+        Self {
+            unit,
+            id: record.id,
+            scheduled_ns: record.scheduled_ns,
+            sent_ns: record.sent_ns,
+            token_ns: record.token_ns.clone(),
+            event_tokens: record.event_tokens.clone(),
+            finished_ns: record.finished_ns,
+            input_tokens: record.input_tokens,
+            cached_tokens: record.cached_tokens,
+            output_tokens: record.output_tokens,
+            output_hash: record.output_hash.map(|hash| format!("{hash:016x}")),
+            outcome: match &record.outcome {
+                Outcome::Finished(reason) => OutcomeLine::Finished { reason: *reason },
+                Outcome::Failed(error) => OutcomeLine::Failed {
+                    class: error.class,
+                    message: error.message.clone(),
+                },
+            },
+        }
+    }
+
+    /// The record this line was made from.
+    ///
+    /// # Errors
+    /// When the output hash is not a hexadecimal number.
+    pub fn into_record(self) -> Result<RequestRecord, std::num::ParseIntError> {
+        Ok(RequestRecord {
+            id: self.id,
+            scheduled_ns: self.scheduled_ns,
+            sent_ns: self.sent_ns,
+            token_ns: self.token_ns,
+            event_tokens: self.event_tokens,
+            finished_ns: self.finished_ns,
+            input_tokens: self.input_tokens,
+            cached_tokens: self.cached_tokens,
+            output_tokens: self.output_tokens,
+            output_hash: self
+                .output_hash
+                .map(|hash| u64::from_str_radix(&hash, 16))
+                .transpose()?,
+            outcome: match self.outcome {
+                OutcomeLine::Finished { reason } => Outcome::Finished(reason),
+                OutcomeLine::Failed { class, message } => {
+                    Outcome::Failed(RequestError { class, message })
+                }
+            },
+        })
+    }
+}
+
+/// One forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepLine {
+    /// Level, repeat and phase.
+    pub unit: UnitTag,
+    /// Counts from 0 in each backend.
+    pub index: u64,
+    /// Begin of scheduling.
+    pub start_ns: u64,
+    /// After sampling.
+    pub end_ns: u64,
+    /// Choosing what to run.
+    pub schedule_ns: u64,
+    /// The forward pass.
+    pub forward_ns: u64,
+    /// Choosing tokens.
+    pub sample_ns: u64,
+    /// Prompt work.
+    pub prefill: PartLine,
+    /// Generation work.
+    pub decode: PartLine,
+    /// Bytes that had to move (modelled).
+    pub bytes: u64,
+    /// FLOPs that had to be done (modelled).
+    pub flops: u64,
+    /// Requests waiting after scheduling.
+    pub waiting: u32,
+    /// Sequences preempted.
+    pub preempted: u32,
+    /// KV blocks in use.
+    pub kv_blocks_used: u32,
+    /// KV blocks there are.
+    pub kv_blocks_total: u32,
+}
+
+/// The prefill or decode half of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartLine {
+    /// Tokens run through the model.
+    pub tokens: u32,
+    /// Sequences they belong to.
+    pub sequences: u32,
+    /// Rows of logits.
+    pub logits_rows: u32,
+    /// KV entries read.
+    pub kv_tokens_read: u64,
+    /// (query, key) pairs attended.
+    pub attended_pairs: u64,
+    /// Of `kv_tokens_read`, from the prefix cache.
+    pub cached_kv_tokens_read: u64,
+    /// Of `attended_pairs`, with a key from the prefix cache.
+    pub cached_attended_pairs: u64,
+}
+
+impl From<StepPart> for PartLine {
+    fn from(part: StepPart) -> Self {
+        Self {
+            tokens: part.tokens,
+            sequences: part.sequences,
+            logits_rows: part.logits_rows,
+            kv_tokens_read: part.kv_tokens_read,
+            attended_pairs: part.attended_pairs,
+            cached_kv_tokens_read: part.cached_kv_tokens_read,
+            cached_attended_pairs: part.cached_attended_pairs,
+        }
+    }
+}
+
+impl From<PartLine> for StepPart {
+    fn from(part: PartLine) -> Self {
+        Self {
+            tokens: part.tokens,
+            sequences: part.sequences,
+            logits_rows: part.logits_rows,
+            kv_tokens_read: part.kv_tokens_read,
+            attended_pairs: part.attended_pairs,
+            cached_kv_tokens_read: part.cached_kv_tokens_read,
+            cached_attended_pairs: part.cached_attended_pairs,
+        }
+    }
+}
+
+impl StepLine {
+    /// The line for a step of this unit.
+    #[must_use]
+    pub fn new(unit: UnitTag, step: &StepRecord) -> Self {
+        Self {
+            unit,
+            index: step.index,
+            start_ns: step.start_ns,
+            end_ns: step.end_ns,
+            schedule_ns: step.schedule_ns,
+            forward_ns: step.forward_ns,
+            sample_ns: step.sample_ns,
+            prefill: step.prefill.into(),
+            decode: step.decode.into(),
+            bytes: step.bytes,
+            flops: step.flops,
+            waiting: step.waiting,
+            preempted: step.preempted,
+            kv_blocks_used: step.kv_blocks_used,
+            kv_blocks_total: step.kv_blocks_total,
+        }
+    }
+}
+
+impl From<StepLine> for StepRecord {
+    fn from(line: StepLine) -> Self {
+        Self {
+            index: line.index,
+            start_ns: line.start_ns,
+            end_ns: line.end_ns,
+            schedule_ns: line.schedule_ns,
+            forward_ns: line.forward_ns,
+            sample_ns: line.sample_ns,
+            prefill: line.prefill.into(),
+            decode: line.decode.into(),
+            bytes: line.bytes,
+            flops: line.flops,
+            waiting: line.waiting,
+            preempted: line.preempted,
+            kv_blocks_used: line.kv_blocks_used,
+            kv_blocks_total: line.kv_blocks_total,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIT: UnitTag = UnitTag {
+        concurrency: 16,
+        repeat: 2,
+        phase: Phase::Measured,
+    };
+
+    fn record(outcome: Outcome) -> RequestRecord {
+        RequestRecord {
+            id: 7,
+            scheduled_ns: 1,
+            sent_ns: 2,
+            token_ns: vec![10, 20],
+            event_tokens: vec![1, 3],
+            finished_ns: 21,
+            input_tokens: 5,
+            cached_tokens: 1,
+            output_tokens: 4,
+            output_hash: Some(0xab),
+            outcome,
+        }
+    }
+
+    #[test]
+    fn requests_survive_the_file() {
+        let failed = Outcome::Failed(RequestError {
+            class: ErrorClass::NonFiniteLogits,
+            message: "NaN in row 3".into(),
+        });
+        for outcome in [Outcome::Finished(FinishReason::Length), failed] {
+            let before = record(outcome);
+            let text = serde_json::to_string(&RequestLine::new(UNIT, &before)).unwrap();
+            let line: RequestLine = serde_json::from_str(&text).unwrap();
+            assert_eq!(line.unit, UNIT);
+            assert_eq!(line.into_record().unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn steps_survive_the_file() {
+        let mut prefill = StepPart::default();
+        prefill.add_sequence(30, 4, 2, true);
+        let mut decode = StepPart::default();
+        decode.add_sequence(1, 9, 3, true);
+        let before = StepRecord {
+            index: 3,
+            start_ns: 1,
+            end_ns: 100,
+            schedule_ns: 2,
+            forward_ns: 90,
+            sample_ns: 5,
+            prefill,
+            decode,
+            bytes: 11,
+            flops: 12,
+            waiting: 13,
+            preempted: 14,
+            kv_blocks_used: 15,
+            kv_blocks_total: 16,
+        };
+        let text = serde_json::to_string(&StepLine::new(UNIT, &before)).unwrap();
+        let line: StepLine = serde_json::from_str(&text).unwrap();
+        assert_eq!(StepRecord::from(line), before);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_hashes_are_refused() {
+        let line = RequestLine::new(UNIT, &record(Outcome::Finished(FinishReason::Stop)));
+        let mut value = serde_json::to_value(&line).unwrap();
+        value["surprise"] = 1.into();
+        assert!(serde_json::from_value::<RequestLine>(value).is_err());
+        let mut bad = line;
+        bad.output_hash = Some("xyz".into());
+        assert!(bad.into_record().is_err());
+    }
+}

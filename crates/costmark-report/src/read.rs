@@ -1,0 +1,131 @@
+//! Reading a run folder back, also one whose run did not end well.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use costmark_core::{RequestRecord, StepRecord};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::document::{RunDocument, SCHEMA_VERSION};
+use crate::error::{ReportError, Result};
+use crate::lines::{RequestLine, StepLine, UnitTag};
+use crate::store::{REQUESTS_FILE, RUN_FILE, STEPS_FILE};
+
+/// Raw records of one part of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UnitRecords {
+    /// In the order they ended.
+    pub requests: Vec<RequestRecord>,
+    /// In the order they ran.
+    pub steps: Vec<StepRecord>,
+}
+
+/// A run folder in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredRun {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// `run.json`.
+    pub document: RunDocument,
+    /// The raw records by level, repeat and phase.
+    pub units: BTreeMap<UnitTag, UnitRecords>,
+    /// What was tolerated while reading, in words.
+    pub remarks: Vec<String>,
+}
+
+impl StoredRun {
+    /// Reads the folder. A last line that was cut off (a crash, a full disk) is left out
+    /// and remarked on.
+    ///
+    /// # Errors
+    /// When a file is missing, of another schema version, or damaged elsewhere.
+    pub fn load(path: &Path) -> Result<Self> {
+        let document = load_document(&path.join(RUN_FILE))?;
+        let mut units: BTreeMap<UnitTag, UnitRecords> = BTreeMap::new();
+        let mut remarks = Vec::new();
+        let requests = path.join(REQUESTS_FILE);
+        each_line(&requests, &mut remarks, |line: RequestLine, number| {
+            let unit = line.unit;
+            let record = line.into_record().map_err(|e| ReportError::Format {
+                path: requests.clone(),
+                line: Some(number),
+                message: format!("output_hash: {e}"),
+            })?;
+            units.entry(unit).or_default().requests.push(record);
+            Ok(())
+        })?;
+        each_line(&path.join(STEPS_FILE), &mut remarks, |line: StepLine, _| {
+            let steps = &mut units.entry(line.unit).or_default().steps;
+            steps.push(line.into());
+            Ok(())
+        })?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            document,
+            units,
+            remarks,
+        })
+    }
+}
+
+fn load_document(path: &Path) -> Result<RunDocument> {
+    /// Only what tells the version, so that other versions get a message about that.
+    #[derive(Deserialize)]
+    struct Version {
+        schema_version: u32,
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| ReportError::read(path, e))?;
+    let format = |message: String| ReportError::Format {
+        path: path.to_path_buf(),
+        line: None,
+        message,
+    };
+    let version: Version =
+        serde_json::from_str(&text).map_err(|e| format(format!("not a run document: {e}")))?;
+    if version.schema_version != SCHEMA_VERSION {
+        return Err(format(format!(
+            "schema version {}, but this costmark reads {SCHEMA_VERSION}; \
+             use the version of costmark that is named under `tool`",
+            version.schema_version
+        )));
+    }
+    serde_json::from_str(&text).map_err(|e| format(e.to_string()))
+}
+
+fn each_line<T: DeserializeOwned>(
+    path: &Path,
+    remarks: &mut Vec<String>,
+    mut take: impl FnMut(T, usize) -> Result<()>,
+) -> Result<()> {
+    let file = File::open(path).map_err(|e| ReportError::read(path, e))?;
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = reader
+            .read_until(b'\n', &mut line)
+            .map_err(|e| ReportError::read(path, e))?;
+        if read == 0 {
+            break;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(value) => take(value, number)?,
+            // Lines are written whole with their end: without it the writing was cut short.
+            Err(_) if line.last() != Some(&b'\n') => remarks.push(format!(
+                "{}:{number}: the last line is cut off and was left out",
+                path.display()
+            )),
+            Err(e) => {
+                return Err(ReportError::Format {
+                    path: path.to_path_buf(),
+                    line: Some(number),
+                    message: e.to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! The result for a terminal: at most [`WIDTH`] columns, no colour needed to read it.
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use costmark_core::Interval;
+use costmark_metrics::{LatencySummary, P90_MIN_N, P99_MIN_N};
+
+use crate::document::{LevelDocument, RunDocument, Status};
+use crate::numbers::{ends, percent, short};
+
+/// Widest line.
+pub const WIDTH: u16 = 100;
+
+/// The whole result as text: what ran, the table, where the money went, the machine, the
+/// price, and what a reader must know.
+#[must_use]
+pub fn render(run: &RunDocument) -> String {
+    let mut text = Text::default();
+    text.paragraph("", &headline(run));
+    if run.status != Status::Complete {
+        let failure = run.failure.as_deref().unwrap_or("it was cut short");
+        text.paragraph("", &format!("NOT COMPLETE: {failure}"));
+    }
+    if run.levels.is_empty() {
+        text.paragraph("", "No level was measured.");
+    } else {
+        text.raw(&level_table(&run.levels));
+        text.paragraph("", &footnote(&run.levels));
+        text.blank();
+        for level in &run.levels {
+            text.paragraph("Cost      ", &attribution(level));
+        }
+    }
+    text.paragraph("Machine   ", &machine(run));
+    text.paragraph("Price     ", &price(run));
+    text.paragraph("Harness   ", &harness(run));
+    for note in &run.notes {
+        text.paragraph("Note      ", note);
+    }
+    for level in &run.levels {
+        for advice in &level.summary.advice {
+            let at = format!("at concurrency {}: {}", level.concurrency, advice.message);
+            text.paragraph("Advice    ", &at);
+        }
+    }
+    for advice in &run.advice {
+        text.paragraph("Advice    ", &advice.message);
+    }
+    if let Some(finding) = &run.finding {
+        text.blank();
+        text.paragraph("", finding);
+    }
+    text.0
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn raw(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+
+    fn blank(&mut self) {
+        self.0.push('\n');
+    }
+
+    /// `label` before the first line, further lines indented below it.
+    fn paragraph(&mut self, label: &str, content: &str) {
+        let indent = " ".repeat(label.chars().count());
+        let options = textwrap::Options::new(usize::from(WIDTH))
+            .initial_indent(label)
+            .subsequent_indent(&indent)
+            // Long paths are worth more whole than within the margin.
+            .break_words(false);
+        self.raw(&textwrap::fill(content, options));
+    }
+}
+
+fn headline(run: &RunDocument) -> String {
+    let (backend, plan) = (&run.backend, &run.plan);
+    let weights = if backend.synthetic {
+        format!("SYNTHETIC {} weights", backend.weight_dtype)
+    } else {
+        format!("{} weights", backend.weight_dtype)
+    };
+    let repeats = match plan.repeats {
+        1 => "once".to_string(),
+        n => format!("{n} repeats"),
+    };
+    format!(
+        "{}, {weights}, {} KV, on {} with {}: {} input and {} output tokens per request, {repeats}",
+        backend.model,
+        backend.kv_dtype,
+        backend.device,
+        backend.software,
+        plan.input_len,
+        plan.output_len,
+    )
+}
+
+fn level_table(levels: &[LevelDocument]) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_HORIZONTAL_ONLY)
+        .set_width(WIDTH)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .force_no_tty()
+        .set_header(
+            [
+                "in\nflight",
+                "output\ntok/s",
+                "input\ntok/s",
+                "",
+                "TTFT\nms",
+                "ITL\nms",
+                "MBU",
+                "input\n$/M",
+                "output\n$/M",
+                "blended\n$/M",
+            ]
+            .map(right),
+        );
+    for level in levels {
+        let summary = &level.summary;
+        table.add_row(
+            [
+                level.concurrency.to_string(),
+                with_ends(&summary.output_tok_per_s),
+                with_ends(&summary.input_tok_per_s),
+                "p50\np90\np99".into(),
+                percentiles(summary.latency.ttft_ms.as_ref()),
+                percentiles(summary.latency.itl_ms.as_ref()),
+                optional(summary.mbu.map(|mbu| percent(mbu.value))),
+                money(level.usd_per_mtok_input.as_ref()),
+                money(level.usd_per_mtok_output.as_ref()),
+                money(level.usd_per_mtok_blended.as_ref()),
+            ]
+            .map(right),
+        );
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    // Trailing blanks would only make copies of the table untidy.
+    table
+        .lines()
+        .map(|line| line.trim_end().to_string())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn right(text: impl ToString) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+fn with_ends(interval: &Interval) -> String {
+    format!("{}\n{}", short(interval.value), ends(interval))
+}
+
+fn money(interval: Option<&Interval>) -> String {
+    optional(interval.map(with_ends))
+}
+
+fn optional(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "–".into())
+}
+
+fn percentiles(latency: Option<&LatencySummary>) -> String {
+    let Some(latency) = latency else {
+        return "–".into();
+    };
+    let or_small =
+        |value: Option<f64>, needed: u64| value.map_or_else(|| format!("n<{needed}"), short);
+    format!(
+        "{}\n{}\n{}",
+        short(latency.p50),
+        or_small(latency.p90, P90_MIN_N),
+        or_small(latency.p99, P99_MIN_N)
+    )
+}
+
+fn footnote(levels: &[LevelDocument]) -> String {
+    let mut parts = Vec::new();
+    let repeats = levels.iter().map(|l| l.repeats).max().unwrap_or(0);
+    if repeats > 1 {
+        parts.push("Second lines: 95 % t-intervals over repeats.".to_string());
+    }
+    let withheld = |l: &LatencySummary| l.p99.is_none();
+    let latencies = levels
+        .iter()
+        .flat_map(|l| [l.summary.latency.ttft_ms, l.summary.latency.itl_ms]);
+    if latencies.flatten().any(|l| withheld(&l)) {
+        parts.push(format!(
+            "n<{P90_MIN_N}, n<{P99_MIN_N}: n too small; a p90 needs {P90_MIN_N} samples, a p99 \
+             {P99_MIN_N}."
+        ));
+    }
+    if levels.iter().any(|l| l.summary.latency.itl_is_inter_chunk) {
+        parts.push("ITL is between chunks of several tokens.".into());
+    }
+    parts.push(
+        "MBU: bytes that had to move (modelled) over time × measured peak read bandwidth.".into(),
+    );
+    parts.join(" ")
+}
+
+fn attribution(level: &LevelDocument) -> String {
+    let at = format!("at concurrency {}: ", level.concurrency);
+    let Some(shares) = &level.attribution else {
+        return format!("{at}not split between input and output");
+    };
+    let cached = if shares.cached_share > 0.0 {
+        format!(" + {} cached input", percent(shares.cached_share))
+    } else {
+        String::new()
+    };
+    format!(
+        "{at}{} input{cached} + {} output, by step time; {} of it in steps that mix both, idle {}",
+        percent(shares.input_share),
+        percent(shares.output_share),
+        percent(shares.mixed_step_share),
+        percent(shares.idle_share),
+    )
+}
+
+fn machine(run: &RunDocument) -> String {
+    let environment = &run.environment;
+    let reads = || environment.peaks.iter().map(|p| p.read_bytes_per_s.best);
+    let (low, high) = reads().fold((f64::INFINITY, 0.0f64), |(low, high), x| {
+        (low.min(x), high.max(x))
+    });
+    let mut text = environment.label.clone();
+    if high > 0.0 {
+        let range = if low < high {
+            format!("{}–{}", short(low / 1e9), short(high / 1e9))
+        } else {
+            short(high / 1e9)
+        };
+        text.push_str(&format!("; measured peaks: read {range} GB/s"));
+    }
+    if let Some(flops) = environment.peaks.iter().find_map(|p| p.f32_flops_per_s) {
+        text.push_str(&format!(
+            ", f32 products {} GFLOP/s",
+            short(flops.best / 1e9)
+        ));
+    }
+    text
+}
+
+fn price(run: &RunDocument) -> String {
+    format!(
+        "{}; utilization {}",
+        run.price.explanation,
+        percent(run.price.utilization)
+    )
+}
+
+fn harness(run: &RunDocument) -> String {
+    let overhead = &run.overhead;
+    let mut text = format!(
+        "recording takes {} ns per token event, the clock steps by {} ns",
+        short(overhead.recording_ns_per_token_event),
+        overhead.timer_resolution_ns
+    );
+    let outside = run
+        .units
+        .iter()
+        .filter_map(|unit| unit.summary.steps)
+        .map(|steps| steps.outside_forward_share)
+        .reduce(f64::max);
+    if let Some(outside) = outside {
+        text.push_str(&format!(
+            "; up to {} of step time was outside the forward pass",
+            percent(outside)
+        ));
+    }
+    text
+}
