@@ -9,11 +9,14 @@
 pub mod backend;
 pub mod batch;
 pub mod block_manager;
+pub mod builtin;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod engine;
 pub mod error;
+pub mod hub;
+pub mod info;
 mod kv;
 pub mod linear;
 pub mod memory;
@@ -25,13 +28,16 @@ pub mod scheduler;
 pub mod sequence;
 #[cfg(test)]
 mod test_model;
+pub mod tokenizer;
 pub mod weights;
 
 pub use backend::{EngineBackend, ModelDescription};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, OpenOptions, WeightChoice};
 pub use config::{Family, ModelConfig, Rope, RopeScaling};
 pub use decoder::Decoder;
 pub use engine::EngineCore;
 pub use error::EngineError;
+pub use info::ModelInfo;
 pub use options::{EngineOptions, KvDtype, Limits};
-pub use weights::{FormatChoice, TensorFormat, WeightSource};
+pub use tokenizer::{Tokenizer, TokenizerSource};
+pub use weights::{FormatChoice, Progress, ProgressFn, TensorFormat, WeightSource};

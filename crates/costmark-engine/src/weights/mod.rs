@@ -2,7 +2,12 @@
 
 mod blocks;
 pub mod format;
+pub mod gguf;
 pub mod layout;
+mod mmap;
+pub mod progress;
+pub mod safetensors;
+mod stored;
 pub mod synthetic;
 
 use candle_core::Tensor;
@@ -11,6 +16,7 @@ use crate::error::Result;
 use crate::linear::Linear;
 
 pub use format::{FormatChoice, TensorFormat};
+pub use progress::{Progress, ProgressFn};
 pub use synthetic::SyntheticWeights;
 
 /// Hands out the tensors of one checkpoint under their Hugging Face names

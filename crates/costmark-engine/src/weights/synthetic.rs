@@ -19,6 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::layout::{Matrix, matrices};
+use super::progress::Loading;
 use super::{FormatChoice, TensorFormat, WeightSource, blocks};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
@@ -29,6 +30,7 @@ pub struct SyntheticWeights {
     seed: u64,
     device: Device,
     matrices: HashMap<String, (Matrix, TensorFormat)>,
+    loading: Loading,
 }
 
 impl SyntheticWeights {
@@ -48,7 +50,22 @@ impl SyntheticWeights {
                 .into_iter()
                 .map(with_format)
                 .collect(),
+            loading: Loading::default(),
         }
+    }
+
+    /// Tells `loading` of each tensor made.
+    #[must_use]
+    pub fn with_progress(mut self, mut loading: Loading) -> Self {
+        let bytes = |(matrix, format): &(Matrix, TensorFormat)| {
+            format.bytes(matrix.out_features, matrix.in_features)
+        };
+        loading.expect(
+            self.matrices.len() as u64,
+            self.matrices.values().map(bytes).sum(),
+        );
+        self.loading = loading;
+        self
     }
 
     fn find(&self, name: &str) -> Result<&(Matrix, TensorFormat)> {
@@ -87,13 +104,15 @@ impl WeightSource for SyntheticWeights {
         } else {
             None
         };
-        blocks::linear(
+        let linear = blocks::linear(
             &bytes,
             *format,
             (usize_of(out_features)?, usize_of(in_features)?),
             bias,
             &self.device,
-        )
+        )?;
+        self.loading.loaded(bytes.len() as u64);
+        Ok(linear)
     }
 
     fn vector(&mut self, _name: &str, len: u64) -> Result<Tensor> {
