@@ -4,6 +4,8 @@
 //! [`measure_peaks`] measures what its memory and its matrix products can do,
 //! [`ProcessUsage`] and [`HostCpuTimes`] read what a run used and what others took, and
 //! [`datasheet`] holds what vendors state. Nothing here is about models or money.
+//!
+//! For Unix; limits, caches and host times are read on Linux and absent elsewhere.
 
 pub mod datasheet;
 pub mod machine;

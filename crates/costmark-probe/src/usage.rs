@@ -92,25 +92,13 @@ fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-#[cfg(unix)]
 fn process_cpu_s() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-#[cfg(not(unix))]
-fn process_cpu_s() -> f64 {
-    f64::NAN
-}
-
-#[cfg(unix)]
 fn ticks_to_s(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-}
-
-#[cfg(not(unix))]
-fn ticks_to_s(ticks: u64) -> f64 {
-    ticks as f64 / 100.0
 }
 
 #[cfg(test)]
