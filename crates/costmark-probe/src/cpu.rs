@@ -35,7 +35,9 @@ impl Cpu {
             ))
             .map(|s| s.trim().to_owned()),
             max_mhz: frequency("cpuinfo_max_freq"),
-            current_mhz: frequency("scaling_cur_freq"),
+            // Guests often have no frequency driver, but say what they believe.
+            current_mhz: frequency("scaling_cur_freq")
+                .or_else(|| text::cpuinfo_mhz(&read(Path::new("/proc/cpuinfo"))?)),
             isa: isa(),
             hypervisor: id.hypervisor,
         }

@@ -93,6 +93,14 @@ pub(crate) fn process_ticks(proc_self_stat: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// Frequency of the first CPU in `/proc/cpuinfo`, MHz, where the architecture states one.
+pub(crate) fn cpuinfo_mhz(text: &str) -> Option<f64> {
+    let (_, mhz) = text
+        .lines()
+        .find_map(|line| line.split_once(':').filter(|(k, _)| k.trim() == "cpu MHz"))?;
+    mhz.trim().parse().ok()
+}
+
 /// The three averages of `/proc/loadavg`.
 pub(crate) fn load_average(text: &str) -> Option<[f64; 3]> {
     let mut fields = text.split_whitespace().map(str::parse::<f64>);
@@ -159,6 +167,13 @@ mod tests {
     }
 
     #[test]
+    fn frequency() {
+        let x86 = "processor\t: 0\nmodel name\t: A: B\ncpu MHz\t\t: 2445.402\nprocessor\t: 1\n";
+        assert_eq!(cpuinfo_mhz(x86), Some(2445.402));
+        assert_eq!(cpuinfo_mhz("processor\t: 0\nBogoMIPS\t: 50.00\n"), None);
+    }
+
+    #[test]
     fn load_averages() {
         assert_eq!(
             load_average("0.50 1.25 3.00 2/345 678\n"),
@@ -178,6 +193,7 @@ mod tests {
             let _ = cpu_ticks(&text);
             let _ = process_ticks(&text);
             let _ = load_average(&text);
+            let _ = cpuinfo_mhz(&text);
         }
     }
 }
