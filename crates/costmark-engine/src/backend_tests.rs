@@ -152,7 +152,8 @@ impl Ops for Broken {
 fn broken(panics: bool) -> EngineBackend {
     let (options, clock) = (EngineOptions::default(), MonotonicClock::start());
     let decoder = test_model::decoder(Family::Llama);
-    let core = EngineCore::with_ops(decoder, Box::new(Broken { panics }), &options, clock).unwrap();
+    let ops = Box::new(Broken { panics });
+    let core = EngineCore::with_ops(decoder, &options, clock, |_, _| Ok(ops)).unwrap();
     EngineBackend::run(core, ModelDescription::default(), &options, clock).unwrap()
 }
 

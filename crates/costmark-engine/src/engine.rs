@@ -11,7 +11,7 @@ use crate::batch::StepBatch;
 use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::ops::cpu::{CpuOps, Values};
-use crate::ops::{KvShape, Ops};
+use crate::ops::{AttentionShape, KvShape, Ops};
 use crate::options::{EngineOptions, Limits};
 use crate::sampler::Sampler;
 use crate::scheduler::{Chunk, Phase, Schedule, Scheduler};
@@ -47,6 +47,21 @@ impl EngineCore {
     /// # Errors
     /// When an option cannot be met or the memory is not there.
     pub fn new(decoder: Decoder, options: &EngineOptions, clock: MonotonicClock) -> Result<Self> {
+        Self::with_ops(decoder, options, clock, |attention, kv| {
+            Ok(Box::new(CpuOps::new(attention, kv, options.kv_dtype)?))
+        })
+    }
+
+    /// An idle engine with the operations and the KV cache that `make_ops` gives it.
+    ///
+    /// # Errors
+    /// When an option cannot be met or the memory is not there.
+    pub fn with_ops(
+        decoder: Decoder,
+        options: &EngineOptions,
+        clock: MonotonicClock,
+        make_ops: impl FnOnce(AttentionShape, KvShape) -> Result<Box<dyn Ops>>,
+    ) -> Result<Self> {
         let shape = &decoder.config().shape;
         let limits = options.resolve(shape)?;
         let kv = KvShape {
@@ -54,24 +69,8 @@ impl EngineCore {
             blocks: limits.kv_blocks as usize,
             block_size: limits.block_size as usize,
         };
-        let ops = CpuOps::new(decoder.attention_shape(), kv, options.kv_dtype)?;
-        Ok(Self::assemble(
-            decoder,
-            Box::new(ops),
-            limits,
-            options,
-            clock,
-        ))
-    }
-
-    fn assemble(
-        decoder: Decoder,
-        ops: Box<dyn Ops>,
-        limits: Limits,
-        options: &EngineOptions,
-        clock: MonotonicClock,
-    ) -> Self {
-        Self {
+        let ops = make_ops(decoder.attention_shape(), kv)?;
+        Ok(Self {
             work: decoder.work(options.kv_dtype),
             scheduler: Scheduler::new(&limits),
             ops,
@@ -81,7 +80,7 @@ impl EngineCore {
             requests: HashMap::new(),
             next_index: 0,
             observer: None,
-        }
+        })
     }
 
     /// The limits the options came to.
@@ -367,20 +366,6 @@ fn parts(schedule: &Schedule) -> (StepPart, StepPart) {
         );
     }
     (prefill, decode)
-}
-
-#[cfg(test)]
-impl EngineCore {
-    /// An engine whose operations are `ops`.
-    pub(crate) fn with_ops(
-        decoder: Decoder,
-        ops: Box<dyn Ops>,
-        options: &EngineOptions,
-        clock: MonotonicClock,
-    ) -> Result<Self> {
-        let limits = options.resolve(&decoder.config().shape)?;
-        Ok(Self::assemble(decoder, ops, limits, options, clock))
-    }
 }
 
 #[cfg(test)]

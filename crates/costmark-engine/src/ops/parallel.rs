@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::utils::barrier_pool;
 
 /// Elements below which waking the other threads costs more than it gains.
-const INLINE_BELOW: usize = 16 * 1024;
+const INLINE_BELOW: usize = 32 * 1024;
 
 /// Threads that take part.
 pub(crate) fn threads() -> usize {

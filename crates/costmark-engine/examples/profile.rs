@@ -1,0 +1,205 @@
+//! Where a step's time goes: products with weights, attention, the operations around
+//! them, sampling, scheduling. Synthetic weights of the Qwen3-0.6B shape.
+//!
+//! `cargo run --release -p costmark-engine --example profile -- [q8_0|q4_k_m] [block size]`
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use costmark_core::{Event, ModelShape, MonotonicClock, Request, Sampling, StepRecord};
+use costmark_engine::error::Result;
+use costmark_engine::ops::cpu::CpuOps;
+use costmark_engine::ops::{AttentionInput, Norm, Ops};
+use costmark_engine::weights::SyntheticWeights;
+use costmark_engine::{
+    Decoder, EngineCore, EngineOptions, Family, FormatChoice, ModelConfig, Rope, RopeScaling,
+    TensorFormat,
+};
+
+/// Nanoseconds spent in each operation.
+#[derive(Default)]
+struct Times {
+    attend: AtomicU64,
+    add_norm: AtomicU64,
+    silu_mul: AtomicU64,
+}
+
+struct Timed {
+    inner: CpuOps,
+    times: Arc<Times>,
+}
+
+fn timed<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    total.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    result
+}
+
+impl Ops for Timed {
+    fn add_norm(&self, x: Tensor, delta: Option<&Tensor>, norm: &Norm) -> Result<(Tensor, Tensor)> {
+        timed(&self.times.add_norm, || self.inner.add_norm(x, delta, norm))
+    }
+
+    fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        timed(&self.times.silu_mul, || self.inner.silu_mul(gate, up))
+    }
+
+    fn attend(&mut self, layer: usize, input: &AttentionInput<'_>) -> Result<Tensor> {
+        timed(&self.times.attend, || self.inner.attend(layer, input))
+    }
+}
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        name: "qwen3-0.6b".into(),
+        family: Family::Qwen3,
+        shape: ModelShape {
+            vocab_size: 151_936,
+            hidden_size: 1024,
+            intermediate_size: 3072,
+            num_layers: 28,
+            num_heads: 16,
+            num_kv_heads: 8,
+            head_dim: 128,
+            max_context: 40_960,
+            tie_word_embeddings: true,
+            qkv_bias: false,
+            qk_norm: true,
+        },
+        rms_norm_eps: 1e-6,
+        rope: Rope {
+            theta: 1e6,
+            scaling: RopeScaling::None,
+        },
+        sliding_window: None,
+        eos_token_ids: vec![],
+    }
+}
+
+/// Percentages of the time of `steps`, and tokens per second.
+#[allow(clippy::print_stdout)]
+fn report(what: &str, steps: &[StepRecord], times: &Times) {
+    let sum = |f: fn(&StepRecord) -> u64| steps.iter().map(f).sum::<u64>() as f64;
+    let total = sum(StepRecord::duration_ns);
+    let tokens = sum(|s| u64::from(s.prefill.tokens + s.decode.tokens));
+    let part = |t: &AtomicU64| t.swap(0, Ordering::Relaxed) as f64;
+    let (attend, norm, silu) = (
+        part(&times.attend),
+        part(&times.add_norm),
+        part(&times.silu_mul),
+    );
+    let forward = sum(|s| s.forward_ns);
+    let share = |ns: f64| 100.0 * ns / total;
+    println!(
+        "{what:<24} {:8.1} tok/s {:8.2} ms/step | products {:5.1} % attend {:5.1} % norm {:4.2} % \
+         gate {:4.2} % sample {:4.2} % schedule {:5.3} %",
+        tokens / total * 1e9,
+        total / steps.len() as f64 / 1e6,
+        share(forward - attend - norm - silu),
+        share(attend),
+        share(norm),
+        share(silu),
+        share(sum(|s| s.sample_ns)),
+        share(sum(|s| s.schedule_ns)),
+    );
+}
+
+fn drain(engine: &mut EngineCore, until: impl Fn(&StepRecord) -> bool) -> Result<Vec<StepRecord>> {
+    let (mut steps, mut events) = (Vec::new(), Vec::new());
+    while !engine.is_idle() {
+        engine.step(&mut events)?;
+        for event in events.drain(..) {
+            if let Event::Step(step) = event
+                && until(&step)
+            {
+                steps.push(step);
+            }
+        }
+    }
+    Ok(steps)
+}
+
+fn main() -> Result<()> {
+    let format = match std::env::args().nth(1).as_deref() {
+        Some("q4_k_m") => FormatChoice::Q4KM,
+        _ => FormatChoice::All(TensorFormat::Q8_0),
+    };
+    let block_size = std::env::args().nth(2).and_then(|a| a.parse().ok());
+    let config = config();
+    let mut weights = SyntheticWeights::new(&config, format, 1, &Device::Cpu);
+    let decoder = Decoder::load(&config, &mut weights)?;
+    let options = EngineOptions {
+        prefix_cache: false,
+        block_size: block_size.unwrap_or(EngineOptions::default().block_size),
+        max_batched_tokens: std::env::args()
+            .nth(3)
+            .and_then(|a| a.parse().ok())
+            .unwrap_or(256),
+        ..EngineOptions::default()
+    };
+    let times = Arc::new(Times::default());
+    let mut engine =
+        EngineCore::with_ops(decoder, &options, MonotonicClock::start(), |shape, kv| {
+            Ok(Box::new(Timed {
+                inner: CpuOps::new(shape, kv, options.kv_dtype)?,
+                times: Arc::clone(&times),
+            }))
+        })?;
+    let mut next_id = 0;
+    let mut add = |engine: &mut EngineCore, prompt: u32, output: u32| {
+        next_id += 1;
+        let request = Request {
+            id: next_id,
+            prompt: (0..prompt)
+                .map(|i| (i * 7919 + next_id as u32) % 150_000)
+                .collect(),
+            max_tokens: output,
+            ignore_eos: true,
+            sampling: Sampling::Greedy,
+        };
+        engine.add_request(&request)
+    };
+    for (prompt, name) in [
+        (128, "warm-up"),
+        (512, "prefill 512"),
+        (1024, "prefill 1024"),
+    ] {
+        let _ = add(&mut engine, prompt, 1);
+        let steps = drain(&mut engine, |_| true)?;
+        report(name, &steps, &times);
+    }
+    for (sequences, prompt, output) in [
+        (1, 8, 24),
+        (4, 8, 16),
+        (8, 8, 12),
+        (16, 8, 12),
+        (16, 256, 12),
+    ] {
+        for _ in 0..sequences {
+            let _ = add(&mut engine, prompt, output);
+        }
+        // Prefill steps are run but left out; so is their part of the operations' time.
+        let (mut events, mut prompt_tokens) = (Vec::new(), sequences * prompt);
+        while prompt_tokens > 0 {
+            engine.step(&mut events)?;
+            for event in events.drain(..) {
+                if let Event::Step(step) = event {
+                    prompt_tokens -= step.prefill.tokens;
+                }
+            }
+        }
+        for total in [&times.attend, &times.add_norm, &times.silu_mul] {
+            total.store(0, Ordering::Relaxed);
+        }
+        let steps = drain(&mut engine, |s| s.prefill.tokens == 0)?;
+        report(
+            &format!("decode {sequences} after {prompt}"),
+            &steps,
+            &times,
+        );
+    }
+    Ok(())
+}
