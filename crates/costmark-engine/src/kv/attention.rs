@@ -217,7 +217,7 @@ fn absorb(
     }
     scores[..visible.start].fill(0.0);
     scores[visible.end..].fill(0.0);
-    running.1 += scores.iter().sum::<f32>();
+    running.1 += math::sum_of(scores, |s| s);
 }
 
 /// `(valid, dim)` of the block's values, rows padded with zeros to whole vectors.

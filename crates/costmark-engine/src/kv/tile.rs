@@ -6,10 +6,15 @@
 /// Elements of one vector.
 pub(super) const LANES: usize = 8;
 
+type Vector = [f32; LANES];
+
 /// `c += a · b`. `a` is `(rows, lda)` of which the first `k` columns count, `b` `(k, n)`,
 /// `c` `(rows, n)`; `n` is a multiple of [`LANES`].
 pub(super) fn multiply_add(a: &[f32], lda: usize, k: usize, b: &[f32], n: usize, c: &mut [f32]) {
     debug_assert!(n.is_multiple_of(LANES) && k <= lda && k * n <= b.len());
+    let (b, _) = b.as_chunks::<LANES>();
+    let (c, _) = c.as_chunks_mut::<LANES>();
+    let n = n / LANES;
     let rows = c.len() / n;
     let mut row = 0;
     while row < rows {
@@ -33,59 +38,63 @@ pub(super) fn multiply_add(a: &[f32], lda: usize, k: usize, b: &[f32], n: usize,
     }
 }
 
+/// `R` rows; `n` counts vectors.
 fn strips<const R: usize, const V: usize>(
     a: &[f32],
     lda: usize,
     k: usize,
-    b: &[f32],
+    b: &[Vector],
     n: usize,
-    c: &mut [f32],
+    c: &mut [Vector],
 ) {
     let mut column = 0;
-    while column + V * LANES <= n {
+    while column + V <= n {
         strip::<R, V>(a, lda, k, b, n, column, c);
-        column += V * LANES;
+        column += V;
     }
     while column < n {
         strip::<R, 1>(a, lda, k, b, n, column, c);
-        column += LANES;
+        column += 1;
     }
 }
 
-/// `R` rows by `V` vectors, the sums held in registers.
+/// `R` rows by `V` vectors from vector `column` on.
+// Index loops with constant bounds are what keeps `sums` in registers; with iterators over
+// them the compiler stores every sum in every round.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn strip<const R: usize, const V: usize>(
     a: &[f32],
     lda: usize,
     k: usize,
-    b: &[f32],
+    b: &[Vector],
     n: usize,
     column: usize,
-    c: &mut [f32],
+    c: &mut [Vector],
 ) {
     let mut sums = [[[0f32; LANES]; V]; R];
-    for (r, sums) in sums.iter_mut().enumerate() {
-        let c = &c[r * n + column..][..V * LANES];
-        for (sum, c) in sums.iter_mut().zip(c.chunks_exact(LANES)) {
-            sum.copy_from_slice(c);
+    for r in 0..R {
+        let c = &c[r * n + column..][..V];
+        for v in 0..V {
+            sums[r][v] = c[v];
         }
     }
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &a[r * lda..r * lda + k]);
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &a[r * lda..][..k]);
     for (i, b) in b.chunks_exact(n).take(k).enumerate() {
-        let b = &b[column..column + V * LANES];
-        for (row, sums) in rows.iter().zip(&mut sums) {
-            let factor = row[i];
-            for (sum, b) in sums.iter_mut().zip(b.chunks_exact(LANES)) {
-                for (s, b) in sum.iter_mut().zip(b) {
-                    *s = factor.mul_add(*b, *s);
+        let b = &b[column..][..V];
+        for r in 0..R {
+            let factor = rows[r][i];
+            for v in 0..V {
+                for l in 0..LANES {
+                    sums[r][v][l] = factor.mul_add(b[v][l], sums[r][v][l]);
                 }
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        let c = &mut c[r * n + column..][..V * LANES];
-        for (sum, c) in sums.iter().zip(c.chunks_exact_mut(LANES)) {
-            c.copy_from_slice(sum);
+    for r in 0..R {
+        let c = &mut c[r * n + column..][..V];
+        for v in 0..V {
+            c[v] = sums[r][v];
         }
     }
 }

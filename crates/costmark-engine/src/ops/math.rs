@@ -45,23 +45,24 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// Sum of squares, in eight interleaved partial sums.
-#[inline]
-pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
+/// Sum of `f` over the elements, in eight interleaved partial sums: one chain of additions
+/// could not be vectorised.
+#[inline(always)]
+pub(crate) fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0f32; 8];
     let (chunks, rest) = x.as_chunks::<8>();
     for chunk in chunks {
         for (sum, v) in sums.iter_mut().zip(chunk) {
-            *sum = v.mul_add(*v, *sum);
+            *sum += f(*v);
         }
     }
-    sums.iter().sum::<f32>() + rest.iter().map(|v| v * v).sum::<f32>()
+    sums.iter().sum::<f32>() + rest.iter().map(|v| f(*v)).sum::<f32>()
 }
 
 /// `x / sqrt(mean(x²) + eps) · weight`, in place.
 #[inline]
 pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
-    let mean = sum_of_squares(x) / x.len() as f32;
+    let mean = sum_of(x, |v| v * v) / x.len() as f32;
     let factor = (mean + eps as f32).sqrt().recip();
     for (v, w) in x.iter_mut().zip(weight) {
         *v = *v * factor * w;
