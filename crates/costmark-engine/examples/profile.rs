@@ -1,21 +1,21 @@
 //! Where a step's time goes: products with weights, attention, the operations around
 //! them, sampling, scheduling. Synthetic weights of the Qwen3-0.6B shape.
 //!
-//! `cargo run --release -p costmark-engine --example profile -- [q8_0|q4_k_m] [block size]`
+//! `cargo run --release -p costmark-engine --example profile -- [q8_0|q4_k_m] [block size]
+//! [tokens per step]`
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use costmark_core::{Event, ModelShape, MonotonicClock, Request, Sampling, StepRecord};
+use candle_core::Tensor;
+use costmark_core::{Event, MonotonicClock, Request, Sampling, StepRecord};
 use costmark_engine::error::Result;
 use costmark_engine::ops::cpu::CpuOps;
 use costmark_engine::ops::{AttentionInput, Norm, Ops};
-use costmark_engine::weights::SyntheticWeights;
 use costmark_engine::{
-    Decoder, EngineCore, EngineOptions, Family, FormatChoice, ModelConfig, Rope, RopeScaling,
-    TensorFormat,
+    Checkpoint, Decoder, EngineCore, EngineOptions, FormatChoice, OpenOptions, TensorFormat,
+    WeightChoice,
 };
 
 /// Nanoseconds spent in each operation.
@@ -49,33 +49,6 @@ impl Ops for Timed {
 
     fn attend(&mut self, layer: usize, input: &AttentionInput<'_>) -> Result<Tensor> {
         timed(&self.times.attend, || self.inner.attend(layer, input))
-    }
-}
-
-fn config() -> ModelConfig {
-    ModelConfig {
-        name: "qwen3-0.6b".into(),
-        family: Family::Qwen3,
-        shape: ModelShape {
-            vocab_size: 151_936,
-            hidden_size: 1024,
-            intermediate_size: 3072,
-            num_layers: 28,
-            num_heads: 16,
-            num_kv_heads: 8,
-            head_dim: 128,
-            max_context: 40_960,
-            tie_word_embeddings: true,
-            qkv_bias: false,
-            qk_norm: true,
-        },
-        rms_norm_eps: 1e-6,
-        rope: Rope {
-            theta: 1e6,
-            scaling: RopeScaling::None,
-        },
-        sliding_window: None,
-        eos_token_ids: vec![],
     }
 }
 
@@ -128,9 +101,12 @@ fn main() -> Result<()> {
         _ => FormatChoice::All(TensorFormat::Q8_0),
     };
     let block_size = std::env::args().nth(2).and_then(|a| a.parse().ok());
-    let config = config();
-    let mut weights = SyntheticWeights::new(&config, format, 1, &Device::Cpu);
-    let decoder = Decoder::load(&config, &mut weights)?;
+    let mut checkpoint = Checkpoint::open(&OpenOptions {
+        weights: WeightChoice::Synthetic { seed: 1 },
+        format,
+        ..OpenOptions::new("qwen3-0.6b")
+    })?;
+    let decoder = Decoder::load(&checkpoint.config, checkpoint.weights.as_mut())?;
     let options = EngineOptions {
         prefix_cache: false,
         block_size: block_size.unwrap_or(EngineOptions::default().block_size),

@@ -74,10 +74,7 @@ fn strip<const R: usize, const V: usize>(
 ) {
     let mut sums = [[[0f32; LANES]; V]; R];
     for r in 0..R {
-        let c = &c[r * n + column..][..V];
-        for v in 0..V {
-            sums[r][v] = c[v];
-        }
+        sums[r].copy_from_slice(&c[r * n + column..][..V]);
     }
     let rows: [&[f32]; R] = std::array::from_fn(|r| &a[r * lda..][..k]);
     for (i, b) in b.chunks_exact(n).take(k).enumerate() {
@@ -92,10 +89,7 @@ fn strip<const R: usize, const V: usize>(
         }
     }
     for r in 0..R {
-        let c = &mut c[r * n + column..][..V];
-        for v in 0..V {
-            c[v] = sums[r][v];
-        }
+        c[r * n + column..][..V].copy_from_slice(&sums[r]);
     }
 }
 
