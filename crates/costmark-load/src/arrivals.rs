@@ -17,7 +17,8 @@ pub struct Arrival {
 /// The driver takes arrivals whose time has come, and reports the end of every request.
 /// A closed loop answers to those reports; an open one ignores them.
 pub trait Arrivals {
-    /// The next request due, or `None` as long as that depends on requests in flight.
+    /// The next request due, or `None` as long as that depends on requests in flight and
+    /// once there are no more.
     fn peek(&self) -> Option<Arrival>;
 
     /// The next request was sent.
@@ -28,6 +29,11 @@ pub trait Arrivals {
 
     /// Requests this process keeps in flight, if it does.
     fn concurrency(&self) -> Option<u32>;
+
+    /// No request will ever be due again, whatever ends.
+    fn is_exhausted(&self) -> bool {
+        false
+    }
 }
 
 /// A closed loop: a fixed number of slots, each due again the instant its request ended.

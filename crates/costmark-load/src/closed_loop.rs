@@ -4,13 +4,14 @@ use std::num::NonZeroU32;
 
 use costmark_core::Backend;
 
-use crate::arrivals::Slots;
+use crate::arrivals::{Arrivals, Slots};
 use crate::driver::{Driver, Plan};
+use crate::phases::{Phases, Span, WarmupEnd};
 use crate::recorder::Recorder;
+use crate::source::RequestSource;
 use crate::stop::{Stop, StopSignal};
 use crate::unit::UnitRun;
-use crate::warmup::Warmup;
-use crate::workload::Workload;
+use crate::warmup::{Warmup, WarmupWatch};
 
 /// Silence after which a backend with requests in flight is given up: half an hour,
 /// since one step of a large model on a small machine may take minutes.
@@ -65,24 +66,32 @@ impl ClosedLoop {
     /// Runs one unit. `unit` numbers the units of a run: it keeps request ids unique and
     /// prompts fresh. Nothing is in flight on return, unless the backend failed.
     ///
-    /// Check the workload against the backend's context first ([`Workload::check`]);
+    /// Check the source against the backend's context first ([`RequestSource::check`]);
     /// requests that do not fit fail one by one otherwise.
     pub fn run(
         &self,
         unit: u32,
         backend: &mut dyn Backend,
-        workload: &Workload,
+        source: &dyn RequestSource,
         recorder: &mut dyn Recorder,
         signal: &StopSignal,
     ) -> UnitRun {
-        let mut slots = Slots::new(self.concurrency.get(), backend.now_ns());
+        let now_ns = backend.now_ns();
+        let mut slots = Slots::new(self.concurrency.get(), now_ns);
+        let warmup = if self.warmup.enabled {
+            let watch = WarmupWatch::new(self.warmup, slots.concurrency(), now_ns);
+            WarmupEnd::Settled(Box::new(watch), now_ns)
+        } else {
+            WarmupEnd::Off
+        };
         let plan = Plan {
             unit,
             stop: self.stop,
-            warmup: self.warmup,
+            max_in_flight: None,
             stall_timeout_ns: self.stall_timeout_ns,
             max_consecutive_failures: self.max_consecutive_failures,
         };
-        Driver::new(plan, backend, &mut slots, workload, recorder, signal).run()
+        let phases = Phases::new(self.stop, warmup, Span::Requests, now_ns);
+        Driver::new(plan, phases, backend, &mut slots, source, recorder, signal).run()
     }
 }

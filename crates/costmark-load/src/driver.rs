@@ -6,12 +6,14 @@ use costmark_core::{
 };
 
 use crate::arrivals::{Arrival, Arrivals};
+use crate::cap::Cap;
 use crate::in_flight::{Ending, InFlight};
+use crate::phases::Phases;
 use crate::recorder::{Progress, Recorder};
+use crate::source::RequestSource;
 use crate::stop::{Stop, StopSignal};
 use crate::unit::{Phase, UnitError, UnitRun, WarmupFacts};
-use crate::warmup::{Warmup, WarmupWatch};
-use crate::workload::{RequestKey, Workload};
+use crate::workload::RequestKey;
 
 /// How often the driver looks up from waiting: for the stop signal and the live view.
 const TICK_NS: u64 = 100_000_000;
@@ -21,15 +23,15 @@ const TICK_NS: u64 = 100_000_000;
 pub(crate) struct Plan {
     pub(crate) unit: u32,
     pub(crate) stop: Stop,
-    pub(crate) warmup: Warmup,
+    pub(crate) max_in_flight: Option<u32>,
     pub(crate) stall_timeout_ns: Option<u64>,
     pub(crate) max_consecutive_failures: u32,
 }
 
-/// Where the unit is. Phases are of requests, stages of the unit.
+/// Where the unit is. [Phases](Phase) are of requests, stages of the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    Send(Phase),
+    Send,
     /// Nothing more is sent; what is in flight ends.
     Drain,
 }
@@ -38,19 +40,17 @@ pub(crate) struct Driver<'a> {
     plan: Plan,
     backend: &'a mut dyn Backend,
     arrivals: &'a mut dyn Arrivals,
-    workload: &'a Workload,
+    source: &'a dyn RequestSource,
     recorder: &'a mut dyn Recorder,
     signal: &'a StopSignal,
 
     stage: Stage,
-    watch: WarmupWatch,
+    phases: Phases,
+    cap: Cap,
     in_flight: InFlight,
-    /// Requests sent in each phase: the next index.
-    sent: [u64; 3],
     /// The request expected next, made while waiting so that sending is quick.
     prepared: Option<Request>,
     cancelled_all: bool,
-    begun_ns: u64,
     last_event_ns: u64,
     last_progress_ns: u64,
     consecutive_failures: u32,
@@ -62,27 +62,22 @@ pub(crate) struct Driver<'a> {
 impl<'a> Driver<'a> {
     pub(crate) fn new(
         plan: Plan,
+        phases: Phases,
         backend: &'a mut dyn Backend,
         arrivals: &'a mut dyn Arrivals,
-        workload: &'a Workload,
+        source: &'a dyn RequestSource,
         recorder: &'a mut dyn Recorder,
         signal: &'a StopSignal,
     ) -> Self {
         let now_ns = backend.now_ns();
         let concurrency = arrivals.concurrency();
-        let stage = if plan.warmup.enabled {
-            Phase::Warmup
-        } else {
-            Phase::Measured
-        };
         Self {
-            stage: Stage::Send(stage),
-            watch: WarmupWatch::new(plan.warmup, concurrency.unwrap_or(1), now_ns),
+            stage: Stage::Send,
+            phases,
+            cap: Cap::new(plan.max_in_flight),
             in_flight: InFlight::default(),
-            sent: [0; 3],
             prepared: None,
             cancelled_all: false,
-            begun_ns: now_ns,
             last_event_ns: now_ns,
             last_progress_ns: now_ns,
             consecutive_failures: 0,
@@ -97,13 +92,14 @@ impl<'a> Driver<'a> {
                 requests: Vec::new(),
                 background: Vec::new(),
                 steps: Vec::new(),
+                delayed_by_cap: 0,
                 interrupted: false,
                 error: None,
             },
             plan,
             backend,
             arrivals,
-            workload,
+            source,
             recorder,
             signal,
         }
@@ -134,7 +130,10 @@ impl<'a> Driver<'a> {
     fn take_in(&mut self, events: &mut Vec<Event>) -> Result<(), UnitError> {
         let tick_ns = self.backend.now_ns() + TICK_NS;
         let until_ns = match self.arrivals.peek() {
-            Some(arrival) if self.stage != Stage::Drain => arrival.scheduled_ns.min(tick_ns),
+            // A request held back by the cap waits for an event, not for an instant.
+            Some(arrival) if self.stage == Stage::Send && !self.cap.is_full(&self.in_flight) => {
+                arrival.scheduled_ns.min(tick_ns)
+            }
             _ => tick_ns,
         };
         let polled = self.backend.poll(Some(until_ns), events);
@@ -180,6 +179,8 @@ impl<'a> Driver<'a> {
     /// Sends nothing more; cancels what need not be waited for.
     fn drain(&mut self, with_measured: bool) {
         self.stage = Stage::Drain;
+        // Only if they had not stopped coming before.
+        self.phases.stop_at(self.backend.now_ns());
         self.cancelled_all = with_measured;
         for id in self.in_flight.ids(with_measured) {
             self.backend.cancel(id);
@@ -187,15 +188,30 @@ impl<'a> Driver<'a> {
     }
 
     fn send_due(&mut self) -> Result<(), UnitError> {
-        while let Stage::Send(_) = self.stage {
-            let now_ns = self.backend.now_ns();
-            let Some(arrival) = self.arrivals.peek().filter(|a| a.scheduled_ns <= now_ns) else {
+        while self.stage == Stage::Send {
+            let Some(arrival) = self.arrivals.peek() else {
+                if self.arrivals.is_exhausted() {
+                    self.phases.exhaust();
+                    self.drain_unless_measuring();
+                }
                 return Ok(());
             };
-            let phase = self.phase_of(arrival);
-            self.stage = Stage::Send(phase);
+            if arrival.scheduled_ns > self.backend.now_ns() {
+                // The next one will not be measured, and there is nothing to wait for.
+                if self.in_flight.is_empty()
+                    && self.phases.of(arrival.scheduled_ns) == Phase::Cooldown
+                {
+                    self.phases.advance(arrival.scheduled_ns);
+                    self.drain_unless_measuring();
+                }
+                return Ok(());
+            }
+            let phase = self.phases.advance(arrival.scheduled_ns);
             if phase == Phase::Cooldown && self.in_flight.measured() == 0 {
                 self.drain(false);
+                return Ok(());
+            }
+            if self.cap.is_full(&self.in_flight) {
                 return Ok(());
             }
             self.send(phase, arrival)?;
@@ -204,35 +220,26 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// The phase a request due now belongs to; begins the measurement when it is time.
-    fn phase_of(&mut self, arrival: Arrival) -> Phase {
-        let Stage::Send(mut phase) = self.stage else {
-            return Phase::Cooldown;
-        };
-        if phase == Phase::Warmup && self.watch.is_over(arrival.scheduled_ns) {
-            self.run.start_ns = arrival.scheduled_ns;
-            self.run.warmup.settled = self.watch.is_settled();
-            phase = Phase::Measured;
+    fn drain_unless_measuring(&mut self) {
+        if self.in_flight.measured() == 0 {
+            self.drain(false);
         }
-        let measured_ns = arrival.scheduled_ns.saturating_sub(self.run.start_ns);
-        let enough = match self.plan.stop {
-            Stop::Requests(n) => self.sent_in(Phase::Measured) >= n,
-            Stop::Duration(ns) => measured_ns >= ns,
-        };
-        if phase == Phase::Measured && enough {
-            phase = Phase::Cooldown;
-        }
-        phase
     }
 
     fn send(&mut self, phase: Phase, arrival: Arrival) -> Result<(), UnitError> {
         let key = self.next_key(phase);
         let request = match self.prepared.take() {
             Some(request) if request.id == key.id() && arrival.elapsed == 0.0 => request,
-            _ if phase == Phase::Warmup => self.workload.request_under_way(key, arrival.elapsed),
-            _ => self.workload.request(key),
+            _ => {
+                let under_way = phase == Phase::Warmup;
+                let elapsed = if under_way { arrival.elapsed } else { 0.0 };
+                self.source.make(key, self.phases.sent(), elapsed)
+            }
         };
-        self.sent[index_of(phase)] += 1;
+        if phase == Phase::Measured && self.cap.delays(arrival.scheduled_ns) {
+            self.run.delayed_by_cap += 1;
+        }
+        self.phases.on_sent(arrival.scheduled_ns);
         let sent_ns = self.backend.now_ns();
         self.in_flight
             .insert(phase, arrival.scheduled_ns, sent_ns, &request);
@@ -241,18 +248,14 @@ impl<'a> Driver<'a> {
 
     /// Makes the next request ahead of time. A wrong guess costs only the making.
     fn prepare(&mut self) {
-        let Stage::Send(mut phase) = self.stage else {
+        if self.stage != Stage::Send {
             return;
-        };
-        if phase == Phase::Warmup && self.watch.is_over(self.backend.now_ns()) {
-            phase = Phase::Measured;
         }
-        if matches!(self.plan.stop, Stop::Requests(n) if self.sent_in(Phase::Measured) >= n) {
-            phase = Phase::Cooldown;
-        }
-        let key = self.next_key(phase);
+        let due_ns = self.arrivals.peek().map(|arrival| arrival.scheduled_ns);
+        let due_ns = due_ns.unwrap_or_else(|| self.backend.now_ns());
+        let key = self.next_key(self.phases.of(due_ns));
         if self.prepared.as_ref().is_none_or(|r| r.id != key.id()) {
-            self.prepared = Some(self.workload.request(key));
+            self.prepared = Some(self.source.make(key, self.phases.sent(), 0.0));
         }
     }
 
@@ -260,12 +263,16 @@ impl<'a> Driver<'a> {
         RequestKey {
             unit: self.plan.unit,
             phase,
-            index: self.sent_in(phase),
+            index: self.phases.sent_in(phase),
         }
     }
 
-    fn sent_in(&self, phase: Phase) -> u64 {
-        self.sent[index_of(phase)]
+    /// The phase of what is recorded now.
+    fn phase(&self) -> Phase {
+        match self.stage {
+            Stage::Send => self.phases.current(),
+            Stage::Drain => Phase::Cooldown,
+        }
     }
 
     fn on_event(&mut self, event: Event) -> Result<(), UnitError> {
@@ -273,9 +280,7 @@ impl<'a> Driver<'a> {
             Event::Tokens(tokens) => {
                 let gap_ns = self.in_flight.on_tokens(tokens)?;
                 self.output_tokens += u64::from(tokens.tokens);
-                if self.stage == Stage::Send(Phase::Warmup) {
-                    self.watch.on_tokens(tokens.at_ns, gap_ns);
-                }
+                self.phases.on_tokens(tokens.at_ns, gap_ns);
                 Ok(())
             }
             Event::Finished {
@@ -294,23 +299,16 @@ impl<'a> Driver<'a> {
     }
 
     fn on_step(&mut self, step: StepRecord) -> Result<(), UnitError> {
-        if self.stage == Stage::Send(Phase::Warmup) {
-            self.watch.on_step(&step);
-        }
+        self.phases.on_step(&step);
         self.run.steps.push(step);
-        let phase = match self.stage {
-            Stage::Send(phase) => phase,
-            Stage::Drain => Phase::Cooldown,
-        };
-        Ok(self.recorder.on_step(phase, &step)?)
+        Ok(self.recorder.on_step(self.phase(), &step)?)
     }
 
     fn on_end(&mut self, id: RequestId, at_ns: u64, ending: Ending) -> Result<(), UnitError> {
+        self.cap.on_end(&self.in_flight, at_ns);
         let (phase, record) = self.in_flight.end(id, at_ns, ending)?;
         self.arrivals.on_end(at_ns);
-        if self.stage == Stage::Send(Phase::Warmup) {
-            self.watch.on_end(!record.token_ns.is_empty());
-        }
+        self.phases.on_end(!record.token_ns.is_empty());
         let failure = match &record.outcome {
             Outcome::Finished(_) => None,
             Outcome::Failed(error) => Some(error.message.clone()),
@@ -418,20 +416,13 @@ impl<'a> Driver<'a> {
             return;
         }
         self.last_progress_ns = now_ns;
-        let phase = match self.stage {
-            Stage::Send(phase) => phase,
-            Stage::Drain => Phase::Cooldown,
-        };
-        let measured_ns = match phase {
-            Phase::Warmup => 0,
-            _ => now_ns.saturating_sub(self.run.start_ns),
-        };
+        let start_ns = self.phases.start_ns().unwrap_or(now_ns);
         self.recorder.on_progress(&Progress {
-            phase,
-            elapsed_ns: now_ns.saturating_sub(self.begun_ns),
-            measured_ns,
+            phase: self.phase(),
+            elapsed_ns: now_ns.saturating_sub(self.phases.begun_ns()),
+            measured_ns: now_ns.saturating_sub(start_ns),
             in_flight: self.in_flight.len() as u64,
-            sent: self.sent_in(Phase::Measured),
+            sent: self.phases.sent_in(Phase::Measured),
             finished: self.run.requests.len() as u64 - self.measured_failed,
             failed: self.measured_failed,
             total: match self.plan.stop {
@@ -445,18 +436,11 @@ impl<'a> Driver<'a> {
     fn finish(mut self) -> UnitRun {
         self.show_progress(true);
         let mut run = self.run;
-        if self.sent[index_of(Phase::Measured)] == 0 {
-            // Cut short during warm-up: an empty measurement.
-            run.start_ns = self.backend.now_ns();
-        }
-        run.warmup.requests = self.sent[index_of(Phase::Warmup)];
-        run.warmup.duration_ns = run.start_ns.saturating_sub(self.begun_ns);
-        run.end_ns = run
-            .requests
-            .iter()
-            .map(|r| r.finished_ns)
-            .fold(run.start_ns, u64::max);
-        let (start_ns, end_ns) = (run.start_ns, run.end_ns);
+        let (start_ns, end_ns) = self.phases.bounds(&run.requests, self.backend.now_ns());
+        (run.start_ns, run.end_ns) = (start_ns, end_ns);
+        run.warmup.settled = self.phases.settled();
+        run.warmup.requests = self.phases.sent_in(Phase::Warmup);
+        run.warmup.duration_ns = start_ns.saturating_sub(self.phases.begun_ns());
         run.background
             .retain(|r| r.finished_ns > start_ns && r.scheduled_ns < end_ns);
         run.steps
@@ -467,12 +451,4 @@ impl<'a> Driver<'a> {
 
 fn recorder_works(error: &UnitError) -> bool {
     !matches!(error, UnitError::Record(_))
-}
-
-fn index_of(phase: Phase) -> usize {
-    match phase {
-        Phase::Measured => 0,
-        Phase::Warmup => 1,
-        Phase::Cooldown => 2,
-    }
 }

@@ -2,7 +2,9 @@
 //!
 //! - [`LengthDistribution`] and [`Workload`]: what is asked. A pure function of seed and
 //!   index, so the same requests go out in the same order however fast they are answered.
-//! - [`Arrivals`]: when it is asked. [`ClosedLoop`] keeps a number of requests in flight.
+//!   [`RequestSource`] is anything that makes requests this way.
+//! - [`Arrivals`]: when it is asked. [`ClosedLoop`] keeps a number of requests in flight;
+//!   [`OpenLoop`] sends them by a [`Schedule`], whatever became of earlier ones.
 //! - [`Recorder`]: where raw records go while the run is on.
 //! - [`UnitRun`]: one measured stretch, complete or cut short, with all that was observed.
 //!
@@ -10,11 +12,17 @@
 
 mod arrivals;
 mod calibrate;
+mod cap;
 mod closed_loop;
 mod driver;
 mod in_flight;
 mod length;
+mod open_loop;
+mod phases;
+mod process;
 mod recorder;
+mod schedule;
+mod source;
 mod stop;
 mod unit;
 mod warmup;
@@ -24,7 +32,11 @@ pub use arrivals::{Arrival, Arrivals, Slots};
 pub use calibrate::{RecordingCost, calibrate_recording, calibrate_recording_with};
 pub use closed_loop::{ClosedLoop, DEFAULT_MAX_CONSECUTIVE_FAILURES, DEFAULT_STALL_TIMEOUT_NS};
 pub use length::{LengthDistribution, LengthError};
+pub use open_loop::{OpenLoop, OpenLoopError, OpenWarmup};
+pub use process::{ArrivalProcess, ArrivalsError};
 pub use recorder::{NullRecorder, Progress, Recorder};
+pub use schedule::Schedule;
+pub use source::RequestSource;
 pub use stop::{Stop, StopSignal};
 pub use unit::{Phase, UnitError, UnitRun, WarmupFacts};
 pub use warmup::Warmup;

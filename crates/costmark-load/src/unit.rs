@@ -48,11 +48,13 @@ pub struct UnitRun {
     pub unit: u32,
     /// Requests to be in flight, if the load was given so.
     pub concurrency: Option<u32>,
-    /// Begin of the measurement: the instant the first measured request was due. Warm-up
-    /// requests are in flight in all other slots then.
+    /// Begin of the measurement. Closed loop: the instant the first measured request was
+    /// due; warm-up requests are in flight in all other slots then. Open loop: see
+    /// [`OpenLoop`](crate::OpenLoop).
     pub start_ns: u64,
-    /// End of the measurement: the last measured request ended. Until then the load was
-    /// kept up, unless the unit was cut short.
+    /// End of the measurement. Closed loop: the last measured request ended; until then
+    /// the load was kept up, unless the unit was cut short. Open loop: measured requests
+    /// stopped coming; those in flight then were waited for.
     pub end_ns: u64,
     /// How the warm-up went.
     pub warmup: WarmupFacts,
@@ -63,6 +65,9 @@ pub struct UnitRun {
     pub background: Vec<RequestRecord>,
     /// Steps that overlap the time between start and end.
     pub steps: Vec<StepRecord>,
+    /// Measured requests that were due but had to wait because as many were in flight as
+    /// were allowed. Always 0 without such a cap.
+    pub delayed_by_cap: u64,
     /// A user ended it early.
     pub interrupted: bool,
     /// What ended it early.

@@ -6,6 +6,8 @@ use costmark_core::StepRecord;
 
 /// Fewest samples in a window whose median is compared.
 const WINDOW_SAMPLES: usize = 8;
+/// Fewest gaps in a window of an open loop, whose requests in flight are not known ahead.
+const OPEN_WINDOW_GAPS: usize = 64;
 /// Shortest time a window spans, so that very fast steps are not judged on an instant.
 const WINDOW_NS: u64 = 100_000_000;
 
@@ -13,6 +15,11 @@ const WINDOW_NS: u64 = 100_000_000;
 /// time (for a backend without a step log: the median gap between token events) of two
 /// successive windows agrees within [`tolerance`](Self::tolerance), or a bound is reached.
 /// The measurement then begins with the next request that is due.
+///
+/// An open loop has no slots. In its place stands the number of requests in flight: the
+/// load has turned over once when as many have ended as are in flight now, and
+/// [`max_ns`](Self::max_ns) ends the warm-up even if that never comes (requests arriving
+/// faster than they are served).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Warmup {
     /// Off: measure from the first request. A closed loop then starts all its requests
@@ -52,8 +59,10 @@ impl Warmup {
 #[derive(Debug)]
 pub(crate) struct WarmupWatch {
     limits: Warmup,
-    slots: u64,
+    /// Requests kept in flight; `None` for an open loop.
+    slots: Option<u64>,
     begun_ns: u64,
+    sent: u64,
     /// Requests that brought a first token, or ended without one.
     started: u64,
     ended: u64,
@@ -62,16 +71,22 @@ pub(crate) struct WarmupWatch {
 }
 
 impl WarmupWatch {
-    pub(crate) fn new(limits: Warmup, slots: u32, now_ns: u64) -> Self {
+    pub(crate) fn new(limits: Warmup, slots: Option<u32>, now_ns: u64) -> Self {
+        let window_gaps = slots.map_or(OPEN_WINDOW_GAPS, |n| WINDOW_SAMPLES * n as usize);
         Self {
             limits,
-            slots: u64::from(slots),
+            slots: slots.map(u64::from),
             begun_ns: now_ns,
+            sent: 0,
             started: 0,
             ended: 0,
             steps: Settling::new(limits.tolerance, WINDOW_SAMPLES),
-            gaps: Settling::new(limits.tolerance, WINDOW_SAMPLES * slots as usize),
+            gaps: Settling::new(limits.tolerance, window_gaps),
         }
+    }
+
+    pub(crate) fn on_sent(&mut self) {
+        self.sent += 1;
     }
 
     /// Tokens arrived: the first of their request, or `gap_ns` after its last ones.
@@ -105,14 +120,25 @@ impl WarmupWatch {
     }
 
     pub(crate) fn is_over(&self, now_ns: u64) -> bool {
-        let bounded = self.ended >= self.slots * u64::from(self.limits.max_requests_per_slot)
-            || now_ns.saturating_sub(self.begun_ns) >= self.limits.max_ns;
-        !self.limits.enabled || self.all_started() && (self.is_settled() || bounded)
+        let late = now_ns.saturating_sub(self.begun_ns) >= self.limits.max_ns;
+        let turned_over = self.turning_over() * u64::from(self.limits.max_requests_per_slot);
+        let enough = self.is_settled() || late || self.ended >= turned_over;
+        !self.limits.enabled || self.all_started() && enough || self.slots.is_none() && late
     }
 
-    /// Before every slot has a first token the backend is busy with prompts alone.
+    /// Requests that must have ended for the load to have turned over once.
+    fn turning_over(&self) -> u64 {
+        self.slots
+            .unwrap_or_else(|| self.sent.saturating_sub(self.ended).max(1))
+    }
+
+    /// Before every slot has a first token the backend is busy with prompts alone. In an
+    /// open loop the load is still building up before it has turned over once.
     fn all_started(&self) -> bool {
-        self.started >= self.slots
+        match self.slots {
+            Some(slots) => self.started >= slots,
+            None => self.ended >= self.turning_over(),
+        }
     }
 }
 
@@ -210,7 +236,7 @@ mod tests {
             max_requests_per_slot: 1,
             ..Warmup::default()
         };
-        let mut watch = WarmupWatch::new(limits, 2, 0);
+        let mut watch = WarmupWatch::new(limits, Some(2), 0);
         watch.on_tokens(MS, None);
         for i in 0..100 {
             watch.on_tokens((i + 2) * 100 * MS, Some(100 * MS));
@@ -220,5 +246,26 @@ mod tests {
         watch.on_end(false);
         assert!(watch.is_over(0), "both slots have started and ended");
         assert!(!watch.is_settled());
+    }
+
+    #[test]
+    fn an_open_loop_turns_over_once_or_runs_out_of_time() {
+        let mut watch = WarmupWatch::new(Warmup::default(), None, 0);
+        for _ in 0..4 {
+            watch.on_sent();
+        }
+        watch.on_tokens(MS, None);
+        watch.on_end(true);
+        // Equal gaps, but three are in flight and one has ended.
+        for i in 0..1_000 {
+            watch.on_tokens((i + 2) * MS, Some(MS));
+        }
+        assert!(!watch.is_over(2_000 * MS));
+        assert!(watch.is_over(Warmup::default().max_ns));
+        watch.on_end(true);
+        for i in 1_000..2_000 {
+            watch.on_tokens((i + 2) * MS, Some(MS));
+        }
+        assert!(watch.is_settled() && watch.is_over(2_000 * MS));
     }
 }
