@@ -14,7 +14,8 @@ pub struct StepPart {
     pub sequences: u32,
     /// Rows for which logits were computed.
     pub logits_rows: u32,
-    /// KV entries read, counted once per sequence: its context length after this step.
+    /// KV entries read, counted once per sequence: its context length after this step, or
+    /// what of it a sliding window shows.
     pub kv_tokens_read: u64,
     /// (query, key) pairs attended.
     pub attended_pairs: u64,
@@ -28,15 +29,36 @@ impl StepPart {
     /// Adds one sequence's share: `tokens` new tokens after `context` earlier ones, of
     /// which the first `cached` came from the prefix cache.
     pub fn add_sequence(&mut self, tokens: u32, context: u32, cached: u32, logits: bool) {
+        self.add_windowed_sequence(tokens, context, cached, logits, None);
+    }
+
+    /// As [`add_sequence`](Self::add_sequence), for a model whose tokens attend to at most
+    /// `window` tokens, themselves included.
+    pub fn add_windowed_sequence(
+        &mut self,
+        tokens: u32,
+        context: u32,
+        cached: u32,
+        logits: bool,
+        window: Option<u32>,
+    ) {
+        let window = window.map_or(u64::MAX, u64::from);
+        // First position that the token at `position` sees.
+        let oldest = |position: u64| (position + 1).saturating_sub(window);
         let (n, c, p) = (u64::from(tokens), u64::from(context), u64::from(cached));
         self.tokens += tokens;
         self.sequences += 1;
         self.logits_rows += u32::from(logits);
-        self.kv_tokens_read += c + n;
+        self.kv_tokens_read += c + n - oldest(c);
+        self.cached_kv_tokens_read += p.saturating_sub(oldest(c));
         // Token i of the chunk attends to the context, its predecessors and itself.
         self.attended_pairs += n * c + n * (n + 1) / 2;
-        self.cached_kv_tokens_read += p;
         self.cached_attended_pairs += n * p;
+        if oldest(c + n) > 0 {
+            let out_of_sight = |seen: u64| (c..c + n).map(|q| oldest(q).min(seen)).sum::<u64>();
+            self.attended_pairs -= out_of_sight(u64::MAX);
+            self.cached_attended_pairs -= out_of_sight(p);
+        }
     }
 }
 
@@ -106,5 +128,32 @@ mod tests {
         assert_eq!(part.kv_tokens_read, 5);
         assert_eq!(part.cached_attended_pairs, 6);
         assert_eq!(part.logits_rows, 1);
+    }
+
+    /// Against counting keys one by one.
+    #[test]
+    fn a_window_hides_what_lies_before_it() {
+        for window in [1, 2, 3, 5, 6, 100] {
+            for (tokens, context, cached) in [(1u32, 0u32, 0u32), (3, 4, 2), (4, 6, 6), (1, 9, 8)] {
+                let mut part = StepPart::default();
+                part.add_windowed_sequence(tokens, context, cached, false, Some(window));
+                let sees = |q: u32, k: u32| k <= q && q - k < window;
+                let queries = context..context + tokens;
+                let keys = 0..context + tokens;
+                let pairs = |end: u32| {
+                    let seen = |q: u32| (0..end).filter(|&k| sees(q, k)).count() as u64;
+                    queries.clone().map(seen).sum::<u64>()
+                };
+                assert_eq!(part.attended_pairs, pairs(context + tokens));
+                assert_eq!(part.cached_attended_pairs, pairs(cached));
+                let read = |k: &u32| queries.clone().any(|q| sees(q, *k));
+                assert_eq!(
+                    part.kv_tokens_read,
+                    keys.clone().filter(read).count() as u64
+                );
+                let cached_read = (0..cached).filter(read).count() as u64;
+                assert_eq!(part.cached_kv_tokens_read, cached_read);
+            }
+        }
     }
 }

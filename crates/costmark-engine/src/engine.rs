@@ -191,7 +191,8 @@ impl EngineCore {
         for (id, choice) in chosen {
             self.deliver(id, choice, end_ns, events);
         }
-        let (prefill, decode) = parts(&schedule);
+        let window = self.decoder.config().sliding_window;
+        let (prefill, decode) = parts(&schedule, window);
         let work = self.work.step(&prefill, &decode);
         events.push(Event::Step(StepRecord {
             index: self.next_index,
@@ -351,18 +352,19 @@ impl EngineCore {
     }
 }
 
-fn parts(schedule: &Schedule) -> (StepPart, StepPart) {
+fn parts(schedule: &Schedule, window: Option<u32>) -> (StepPart, StepPart) {
     let (mut prefill, mut decode) = (StepPart::default(), StepPart::default());
     for chunk in &schedule.chunks {
         let part = match chunk.phase {
             Phase::Prefill => &mut prefill,
             Phase::Decode => &mut decode,
         };
-        part.add_sequence(
+        part.add_windowed_sequence(
             chunk.len as u32,
             chunk.start as u32,
             chunk.cached as u32,
             chunk.wants_logits,
+            window,
         );
     }
     (prefill, decode)

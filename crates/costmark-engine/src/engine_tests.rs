@@ -247,6 +247,19 @@ fn step_records_add_up() {
     }
 }
 
+/// Mistral's window of 20 tokens hides what lies before it from the count, too.
+#[test]
+fn a_sliding_window_is_counted() {
+    let mut engine = engine(Family::Mistral, &options());
+    engine
+        .add_request(&request(0, prompts()[3].clone(), 2))
+        .unwrap();
+    let seen = drain(&mut engine);
+    let decode = seen.steps[1].decode;
+    assert_eq!((decode.tokens, decode.kv_tokens_read), (1, 20));
+    assert_eq!(decode.attended_pairs, 20);
+}
+
 #[test]
 fn weights_are_counted_as_stored() {
     let config = test_model::config(Family::Qwen2);
