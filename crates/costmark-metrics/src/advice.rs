@@ -27,6 +27,10 @@ pub enum AdviceCode {
     TooFewSamples,
     /// The load generator, not the backend, held requests up.
     ClientLimited,
+    /// Requests had to wait for the bound on requests in flight.
+    DelayedByCap,
+    /// Requests came faster than they were served.
+    Saturated,
     /// Requests failed.
     FailedRequests,
     /// Sequences were preempted for want of KV cache.
@@ -53,7 +57,9 @@ pub(crate) fn advise(level: &LevelSummary, units: &[UnitSummary]) -> Vec<Advice>
     };
     add(AdviceCode::FailedRequests, failed(level));
     add(AdviceCode::NotSteady, not_steady(level, units));
-    add(AdviceCode::ClientLimited, client_limited(level));
+    add(AdviceCode::Saturated, saturated(level, units));
+    add(AdviceCode::DelayedByCap, delayed_by_cap(level, units));
+    add(AdviceCode::ClientLimited, client_limited(level, units));
     add(AdviceCode::HighVariation, high_variation(level));
     add(AdviceCode::Preemptions, preemptions(units));
     add(AdviceCode::Queued, queued(level));
@@ -90,7 +96,59 @@ fn not_steady(level: &LevelSummary, units: &[UnitSummary]) -> Option<String> {
     })
 }
 
-fn client_limited(level: &LevelSummary) -> Option<String> {
+fn saturated(level: &LevelSummary, units: &[UnitSummary]) -> Option<String> {
+    if level.saturated != Some(true) {
+        return None;
+    }
+    let grown: Vec<_> = units
+        .iter()
+        .filter_map(|u| u.open_loop?.saturation.filter(|s| s.is_saturated))
+        .collect();
+    let in_flight = grown.iter().map(|s| s.in_flight.slope_per_s).sum::<f64>();
+    Some(format!(
+        "saturated: requests came faster than they were served and {:.2} more were in flight \
+         each second; latencies grow with the length of the run: lower --rate",
+        in_flight / grown.len().max(1) as f64
+    ))
+}
+
+fn delayed_by_cap(level: &LevelSummary, units: &[UnitSummary]) -> Option<String> {
+    let delayed: u64 = delays_by_cap(units).sum();
+    let counts = &level.requests;
+    (delayed > 0).then(|| {
+        format!(
+            "{delayed} of {} requests were due but waited for the bound on requests in flight; \
+             raise --max-concurrency, or read user latencies, which count the wait",
+            counts.finished + counts.failed + counts.cancelled
+        )
+    })
+}
+
+fn delays_by_cap(units: &[UnitSummary]) -> impl Iterator<Item = u64> {
+    units
+        .iter()
+        .filter_map(|u| u.open_loop)
+        .map(|o| o.delayed_by_cap)
+}
+
+fn client_limited(level: &LevelSummary, units: &[UnitSummary]) -> Option<String> {
+    if delays_by_cap(units).any(|delayed| delayed > 0) {
+        // The wait was asked for.
+        return None;
+    }
+    let worst = units
+        .iter()
+        .filter_map(|u| u.open_loop)
+        .filter(|o| o.client_limited)
+        .map(|o| o.delivered_requests_per_s / o.offered_requests_per_s)
+        .reduce(f64::min);
+    if let Some(share) = worst {
+        return Some(format!(
+            "client-limited: only {:.1} % of the requests that were due could be sent in time; \
+             leave a core to the load generator with --threads, or lower --rate",
+            100.0 * share
+        ));
+    }
     let ttft_ms = level.latency.ttft_ms?.p50;
     let delay = level.latency.dispatch_delay_ms?;
     // Where samples do not carry a p99, the longest delay stands in for it.

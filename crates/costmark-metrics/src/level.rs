@@ -28,6 +28,16 @@ pub struct LevelSummary {
     pub total_tok_per_s: Interval,
     /// Requests completed per second.
     pub requests_per_s: Interval,
+    /// Requests due per second; `None` of a closed loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_requests_per_s: Option<Interval>,
+    /// Requests sent per second; `None` of a closed loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_requests_per_s: Option<Interval>,
+    /// Requests came faster than they were served in more than half of the repeats; `None`
+    /// of a closed loop, or if some repeat is too short to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturated: Option<bool>,
     /// Time-weighted requests in flight.
     pub concurrency: Interval,
     /// Memory bandwidth use over the window. Modelled.
@@ -79,6 +89,9 @@ impl LevelSummary {
             output_tok_per_s: over(&|u| Some(u.throughput.output_tok_per_s))?,
             total_tok_per_s: over(&|u| Some(u.throughput.total_tok_per_s))?,
             requests_per_s: over(&|u| Some(u.throughput.requests_per_s))?,
+            offered_requests_per_s: over(&|u| Some(u.open_loop?.offered_requests_per_s)),
+            delivered_requests_per_s: over(&|u| Some(u.open_loop?.delivered_requests_per_s)),
+            saturated: saturated(units),
             concurrency: over(&|u| Some(u.throughput.concurrency))?,
             mbu: over(&|u| u.steps?.mbu),
             mfu: over(&|u| u.steps?.mfu),
@@ -96,4 +109,14 @@ impl LevelSummary {
         level.advice = advise(&level, units);
         Some(level)
     }
+}
+
+fn saturated(units: &[UnitSummary]) -> Option<bool> {
+    let verdicts: Option<Vec<bool>> = units
+        .iter()
+        .map(|u| Some(u.open_loop?.saturation?.is_saturated))
+        .collect();
+    let verdicts = verdicts?;
+    let count = verdicts.iter().filter(|&&saturated| saturated).count();
+    Some(2 * count > verdicts.len())
 }

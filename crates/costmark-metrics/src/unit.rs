@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::goodput::{Goodput, Slo};
 use crate::latency::{LatencyHistograms, LatencySummaries};
+use crate::open_loop::OpenLoopSummary;
 use crate::steps::StepSummary;
 use crate::throughput::{RequestCounts, Throughput};
 use crate::window::Window;
@@ -49,6 +50,9 @@ pub struct UnitSummary {
     pub steps: Option<StepSummary>,
     /// Throughput within limits; `None` where none were given.
     pub goodput: Option<Goodput>,
+    /// Offered and delivered load; `None` of a closed loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_loop: Option<OpenLoopSummary>,
     /// The distributions behind `latency`, for merging.
     pub histograms: LatencyHistograms,
 }
@@ -69,6 +73,7 @@ pub fn summarise(input: &UnitInput<'_>) -> UnitSummary {
         goodput: input
             .slo
             .and_then(|slo| Goodput::of(slo, input.requests, &throughput)),
+        open_loop: None,
         window,
         throughput,
         histograms,
