@@ -30,6 +30,8 @@ pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Folders made for it, outermost first.
+    made: Vec<PathBuf>,
     requests: LineFile,
     steps: LineFile,
     flushed: Instant,
@@ -41,8 +43,7 @@ impl RunFolder {
     /// # Errors
     /// When the folder holds something, or cannot be made or written.
     pub fn create(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path)
-            .map_err(|e| ReportError::write(path, "create the folder", e))?;
+        let made = make_folders(path)?;
         let mut entries = std::fs::read_dir(path)
             .map_err(|e| ReportError::write(path, "look into the folder", e))?;
         if entries.next().is_some() {
@@ -50,7 +51,7 @@ impl RunFolder {
                 path: path.to_path_buf(),
             });
         }
-        Self::open(path)
+        Self::open(path, made)
     }
 
     /// Makes a new folder `name` under `parent`, with a number appended when the name is
@@ -59,15 +60,17 @@ impl RunFolder {
     /// # Errors
     /// When no folder can be made or written there.
     pub fn create_fresh(parent: &Path, name: &str) -> Result<Self> {
-        std::fs::create_dir_all(parent)
-            .map_err(|e| ReportError::write(parent, "create the folder", e))?;
+        let mut made = make_folders(parent)?;
         for n in 1u32.. {
             let path = match n {
                 1 => parent.join(name),
                 _ => parent.join(format!("{name}-{n}")),
             };
             match std::fs::create_dir(&path) {
-                Ok(()) => return Self::open(&path),
+                Ok(()) => {
+                    made.push(path.clone());
+                    return Self::open(&path, made);
+                }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(ReportError::write(&path, "create the folder", e)),
             }
@@ -77,25 +80,20 @@ impl RunFolder {
         })
     }
 
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, made: Vec<PathBuf>) -> Result<Self> {
         Ok(Self {
             path: path.to_path_buf(),
+            made,
             requests: LineFile::create(path.join(REQUESTS_FILE))?,
             steps: LineFile::create(path.join(STEPS_FILE))?,
             flushed: Instant::now(),
         })
     }
 
-    /// Takes the folder away again, if nothing but empty record files is in it: for a run
-    /// that never began to measure.
+    /// Takes away what [`create`](Self::create) made, if nothing but empty record files is
+    /// in it: for a run that never began to measure.
     pub fn discard(self) {
-        let Self {
-            path,
-            requests,
-            steps,
-            ..
-        } = self;
-        for file in [requests, steps] {
+        for file in [self.requests, self.steps] {
             let is_empty =
                 file.writer.buffer().is_empty() && file.path.metadata().is_ok_and(|m| m.len() == 0);
             if is_empty {
@@ -103,8 +101,10 @@ impl RunFolder {
                 let _ = std::fs::remove_file(&file.path);
             }
         }
-        // Refused by the system while anything is left in it.
-        let _ = std::fs::remove_dir(&path);
+        for folder in self.made.iter().rev() {
+            // Refused by the system while anything is left in it.
+            let _ = std::fs::remove_dir(folder);
+        }
     }
 
     /// Where it is.
@@ -168,6 +168,18 @@ impl RunFolder {
                 ReportError::write(&path, "write it", e)
             })
     }
+}
+
+/// Makes a folder and those above it; says which were not there, outermost first.
+fn make_folders(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut made: Vec<PathBuf> = path
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .map(Path::to_path_buf)
+        .collect();
+    made.reverse();
+    std::fs::create_dir_all(path).map_err(|e| ReportError::write(path, "create the folder", e))?;
+    Ok(made)
 }
 
 fn write_document(path: &Path, document: &RunDocument) -> std::io::Result<()> {

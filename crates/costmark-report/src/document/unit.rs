@@ -18,6 +18,8 @@ pub struct UnitDocument {
     pub end_ns: u64,
     /// It ran to its planned end.
     pub complete: bool,
+    /// It counts in its level: it ended without an error, planned or stopped by the user.
+    pub usable: bool,
     /// Its warm-up.
     pub warmup: WarmupDocument,
     /// What was measured.

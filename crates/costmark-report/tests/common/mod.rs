@@ -147,6 +147,7 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
         start_ns: raw.start_ns,
         end_ns: raw.end_ns,
         complete: true,
+        usable: true,
         warmup: WarmupDocument {
             requests: 4,
             failed: 0,
