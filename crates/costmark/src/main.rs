@@ -1,1 +1,51 @@
-fn main() {}
+//! `costmark`: what does a million tokens cost on this hardware, and what margin is left?
+//!
+//! The only crate that reads arguments, prints, or ends the process. Each verb has its own
+//! file; [`plan`] turns what was typed into what is meant; errors of every crate become an
+//! exit code in [`failure`].
+
+mod advice;
+mod args;
+mod backend;
+mod build_info;
+mod environment;
+mod estimate;
+mod failure;
+mod generate;
+mod measure;
+mod model_info;
+mod output;
+mod plan;
+mod price;
+mod probe;
+mod progress;
+mod recorder;
+mod run;
+mod stop;
+mod threads;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command, ModelCommand};
+
+fn main() -> ExitCode {
+    // `costmark` alone is `costmark run`.
+    let command = Cli::parse().command.unwrap_or_else(|| {
+        Cli::parse_from(["costmark", "run"])
+            .command
+            .unwrap_or_else(|| unreachable!("a command was given"))
+    });
+    let result = match command {
+        Command::Run(args) => run::run(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::Model(ModelCommand::Info(args)) => model_info::run(&args),
+        Command::Generate(args) => generate::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

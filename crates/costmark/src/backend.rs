@@ -1,0 +1,164 @@
+//! From a plan to something that serves.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use costmark_core::{Backend, BackendKind, MonotonicClock};
+use costmark_engine::memory::available_bytes;
+use costmark_engine::{
+    Checkpoint, EngineBackend, EngineOptions, FormatChoice, KvDtype, ModelInfo, OpenOptions,
+    Progress as Loading, WeightChoice,
+};
+
+use crate::args::WeightsArg;
+use crate::failure::{Failure, Result};
+use crate::plan::{EnginePlan, ModelPlan};
+use crate::progress::{Progress, Stage};
+use crate::units::human_bytes;
+
+/// What the backend must be able to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Requests in flight at once.
+    pub(crate) sequences: u32,
+    /// Prompt plus output of the longest.
+    pub(crate) tokens_per_sequence: u64,
+}
+
+/// Finds the model and reads its configuration and headers; downloads what is missing.
+pub(crate) fn open(plan: &ModelPlan, progress: Progress) -> Result<Checkpoint> {
+    let stage = Arc::new(Mutex::new(None::<Stage>));
+    let report = move |loading: Loading<'_>| {
+        // Only drawing: a poisoned lock holds nothing that could be wrong.
+        let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let stage = stage.get_or_insert_with(|| progress.stage("Loading the model"));
+        match loading {
+            Loading::Download {
+                file,
+                done_bytes,
+                total_bytes,
+            } => stage.bytes(done_bytes, total_bytes, &format!("Downloading {file}")),
+            Loading::Load {
+                done_tensors,
+                total_tensors,
+                ..
+            } => stage.count(done_tensors, total_tensors, "Loading weights"),
+        }
+    };
+    Ok(Checkpoint::open(&OpenOptions {
+        weights: match plan.weights {
+            WeightsArg::Real => WeightChoice::Real,
+            WeightsArg::Synthetic { seed } => WeightChoice::Synthetic { seed },
+        },
+        format: format_choice(plan.dtype.as_deref(), plan.quantize.as_deref())?,
+        progress: Some(Arc::new(report)),
+        ..OpenOptions::new(plan.model.clone())
+    })?)
+}
+
+/// `--dtype` and `--quantize` as the engine knows them.
+pub(crate) fn format_choice(dtype: Option<&str>, quantize: Option<&str>) -> Result<FormatChoice> {
+    let parse = |flag: &str, text: &str| {
+        text.parse::<FormatChoice>()
+            .map_err(|e| Failure::input(format!("{flag}: {e}")))
+    };
+    let is_float = |choice| matches!(choice, FormatChoice::All(format) if format.is_float());
+    match (dtype, quantize) {
+        (Some(text), _) => {
+            let choice = parse("--dtype", text)?;
+            if !is_float(choice) {
+                return Err(Failure::input(format!(
+                    "--dtype {text}: is a quantisation; use --quantize {text}"
+                )));
+            }
+            Ok(choice)
+        }
+        (None, Some(text)) => {
+            let choice = parse("--quantize", text)?;
+            if is_float(choice) {
+                return Err(Failure::input(format!(
+                    "--quantize {text}: is a float type; use --dtype {text}"
+                )));
+            }
+            Ok(choice)
+        }
+        (None, None) => Ok(FormatChoice::AsStored),
+    }
+}
+
+/// Loads the weights and starts to serve.
+pub(crate) fn start(
+    checkpoint: Checkpoint,
+    plan: &EnginePlan,
+    demand: Demand,
+    clock: MonotonicClock,
+) -> Result<Box<dyn Backend>> {
+    let options = engine_options(&checkpoint, plan, demand)?;
+    check_memory(&checkpoint, &options)?;
+    match plan.backend {
+        BackendKind::Lockstep => Err(Failure::input(
+            "--backend lockstep is not in this version yet; use --backend engine",
+        )),
+        _ => Ok(Box::new(EngineBackend::open(checkpoint, &options, clock)?)),
+    }
+}
+
+fn engine_options(
+    checkpoint: &Checkpoint,
+    plan: &EnginePlan,
+    demand: Demand,
+) -> Result<EngineOptions> {
+    let defaults = EngineOptions::default();
+    let kv_dtype = match plan.kv_dtype.as_deref() {
+        None => defaults.kv_dtype,
+        Some(text) => [KvDtype::F32, KvDtype::F16, KvDtype::Bf16]
+            .into_iter()
+            .find(|dtype| dtype.name().eq_ignore_ascii_case(text))
+            .ok_or_else(|| {
+                Failure::input(format!(
+                    "--kv-dtype {text}: keys and values are held as f32, f16 or bf16"
+                ))
+            })?,
+    };
+    let block_size = plan.block_size.unwrap_or(defaults.block_size);
+    let max_sequences = plan.max_sequences.unwrap_or(demand.sequences);
+    let max_context = u64::from(plan.max_context.unwrap_or(u32::MAX));
+    let token_bytes = checkpoint.config.shape.kv_values_per_token() * kv_dtype.bytes();
+    let block = u64::from(block_size.max(1));
+    // What the highest concurrency needs, in whole blocks; no more, since memory that is
+    // claimed must be there.
+    let context = demand.tokens_per_sequence.min(max_context);
+    let needed = u64::from(max_sequences) * context.div_ceil(block) * block * token_bytes;
+    Ok(EngineOptions {
+        kv_budget_bytes: Some(plan.kv_budget_bytes.unwrap_or(needed)),
+        kv_dtype,
+        block_size,
+        max_batched_tokens: plan
+            .max_batched_tokens
+            .unwrap_or(defaults.max_batched_tokens.max(max_sequences)),
+        max_sequences,
+        max_context: plan.max_context,
+        prefix_cache: plan.prefix_cache,
+        ..defaults
+    })
+}
+
+/// Loading what cannot fit would end in the system killing the process.
+fn check_memory(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<()> {
+    let info = ModelInfo::of(checkpoint, options.kv_dtype.bytes())?;
+    let kv_bytes = options.kv_budget_bytes.unwrap_or(0);
+    let Some(available) = available_bytes() else {
+        return Ok(());
+    };
+    if info.weight_bytes.saturating_add(kv_bytes) <= available {
+        return Ok(());
+    }
+    Err(Failure::input(format!(
+        "{} needs {} for weights and {} for keys and values, but {} are available: use a smaller \
+         --model, --quantize q4_k, a smaller --kv-budget, or lower --concurrency, --input-len or \
+         --output-len",
+        info.name,
+        human_bytes(info.weight_bytes),
+        human_bytes(kv_bytes),
+        human_bytes(available)
+    )))
+}

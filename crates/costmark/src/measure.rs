@@ -1,0 +1,276 @@
+//! The measurement itself: levels within repeats, with the peaks measured between them.
+//!
+//! Repeats are the outer loop, so that a slow drift of the machine shows as spread between
+//! the repeats of a level and not as a difference between levels. After each unit its
+//! summary is in the run folder: whatever happens later, it is not lost.
+
+use std::num::NonZeroU32;
+
+use costmark_core::Backend;
+use costmark_load::{
+    ClosedLoop, RecordingCost, UnitRun, Warmup, Workload, calibrate_recording_with,
+};
+use costmark_metrics::{UnitInput, summarise};
+use costmark_report::document::{
+    BackendDocument, LevelDocument, Overhead, RunDocument, Tool, UnitCost, UnitDocument,
+    WarmupDocument,
+};
+use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
+
+use crate::environment::Watch;
+use crate::plan::{Level, Plan};
+use crate::price::Pricing;
+use crate::progress::Progress;
+use crate::recorder::{Discard, LineRecorder};
+use crate::{advice, build_info, stop, units};
+
+/// A measurement about to run.
+pub(crate) struct Measurement<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) pricing: &'a Pricing,
+    pub(crate) workload: &'a Workload,
+    pub(crate) progress: Progress,
+    pub(crate) folder: RunFolder,
+    pub(crate) started_at: jiff::Timestamp,
+}
+
+/// Why no further unit is run.
+type Ending = (Status, String);
+
+impl Measurement<'_> {
+    /// Runs all units. Whatever goes wrong is in the document, beside what was measured
+    /// until then.
+    pub(crate) fn run(
+        mut self,
+        backend: &mut dyn Backend,
+        watch: &mut Watch,
+    ) -> (RunDocument, RunFolder) {
+        let recording = calibrate_recording_with(&mut Discard);
+        let mut document = self.begin(backend, watch, &recording);
+        let ending = self.units(&mut document, backend, watch);
+        document.finished_at = Some(jiff::Timestamp::now().to_string());
+        (document.status, document.failure) = match ending {
+            Ok(()) => self.verdict(&document),
+            Err((status, failure)) => (status, Some(failure)),
+        };
+        self.update(&mut document, watch);
+        if let Err(error) = self.folder.save(&document) {
+            document.status = Status::Failed;
+            document.failure.get_or_insert_with(|| error.to_string());
+        }
+        (document, self.folder)
+    }
+
+    fn units(
+        &mut self,
+        document: &mut RunDocument,
+        backend: &mut dyn Backend,
+        watch: &mut Watch,
+    ) -> Result<(), Ending> {
+        let failed = |error: &dyn std::fmt::Display| (Status::Failed, error.to_string());
+        self.folder.save(document).map_err(|e| failed(&e))?;
+        let plan = self.plan;
+        let mut unit = 0;
+        for repeat in 0..plan.repeats {
+            for level in &plan.levels {
+                let run = self.unit(unit, repeat, *level, backend);
+                unit += 1;
+                let roofline = watch.between().map_err(|e| failed(&e.message()))?;
+                let info = backend.info();
+                let result = self.summarise(*level, repeat, &run, info.work.as_ref(), roofline);
+                self.progress.say(&told(plan, &result));
+                document.units.push(result);
+                self.update(document, watch);
+                self.folder.save(document).map_err(|e| failed(&e))?;
+                if let Some(error) = &run.error {
+                    return Err(failed(error));
+                }
+                if run.interrupted {
+                    return Err((Status::Interrupted, "stopped by the user".into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unit(&mut self, unit: u32, repeat: u32, level: Level, backend: &mut dyn Backend) -> UnitRun {
+        let label = label(self.plan, level.concurrency, repeat);
+        let stage = self.progress.stage(&label);
+        let mut recorder = LineRecorder {
+            folder: &mut self.folder,
+            concurrency: level.concurrency,
+            repeat,
+            stage: &stage,
+            label: &label,
+        };
+        let concurrency = NonZeroU32::new(level.concurrency).unwrap_or(NonZeroU32::MIN);
+        let mut closed_loop = ClosedLoop::new(concurrency, level.stop);
+        closed_loop.warmup = match self.plan.warmup {
+            0 => Warmup::off(),
+            n => Warmup {
+                max_requests_per_slot: n,
+                ..Warmup::default()
+            },
+        };
+        closed_loop.run(unit, backend, self.workload, &mut recorder, &stop::SIGNAL)
+    }
+
+    fn summarise(
+        &self,
+        level: Level,
+        repeat: u32,
+        run: &UnitRun,
+        work: Option<&costmark_core::ModelWork>,
+        roofline: costmark_core::Roofline,
+    ) -> UnitDocument {
+        let summary = summarise(&UnitInput {
+            concurrency: run.concurrency,
+            start_ns: run.start_ns,
+            end_ns: run.end_ns,
+            requests: &run.requests,
+            background: &run.background,
+            steps: &run.steps,
+            roofline: Some(roofline),
+            slo: None,
+        });
+        let (cost, cost_note) =
+            UnitCost::of(&summary, &run.steps, work, &roofline, &self.pricing.model);
+        UnitDocument {
+            concurrency: level.concurrency,
+            repeat,
+            start_ns: run.start_ns,
+            end_ns: run.end_ns,
+            complete: run.is_complete(),
+            usable: run.error.is_none() && summary.requests.finished > 0,
+            warmup: WarmupDocument {
+                requests: run.warmup.requests,
+                failed: run.warmup.failed,
+                duration_ns: run.warmup.duration_ns,
+                settled: run.warmup.settled,
+            },
+            summary,
+            roofline,
+            cost,
+            cost_note,
+        }
+    }
+
+    /// Brings everything that follows from the units up to date.
+    fn update(&self, document: &mut RunDocument, watch: &Watch) {
+        document.environment = watch.document();
+        document.levels = self
+            .plan
+            .levels
+            .iter()
+            .filter_map(|level| {
+                let units: Vec<&UnitDocument> = document
+                    .units
+                    .iter()
+                    .filter(|u| u.concurrency == level.concurrency && u.usable)
+                    .collect();
+                LevelDocument::from_units(&units, &self.pricing.model)
+            })
+            .collect();
+        document.notes = advice::notes(document, &self.pricing.choice);
+        document.advice = advice::advise(document);
+        document.finding = finding(document);
+    }
+
+    /// Complete, unless too many requests failed.
+    fn verdict(&self, document: &RunDocument) -> (Status, Option<String>) {
+        let (failed, all) = document
+            .units
+            .iter()
+            .map(|u| &u.summary.requests)
+            .fold((0, 0), |(failed, all), r| {
+                (failed + r.failed, all + r.failed + r.finished)
+            });
+        if all == 0 {
+            return (Status::Failed, Some("no request was finished".into()));
+        }
+        let share = failed as f64 / all as f64;
+        if share > self.plan.max_errors {
+            let message = format!(
+                "{failed} of {all} requests failed, more than --max-errors {} allows; their \
+                 messages are in {}",
+                self.plan.max_errors,
+                self.folder
+                    .path()
+                    .join(costmark_report::REQUESTS_FILE)
+                    .display()
+            );
+            return (Status::Failed, Some(message));
+        }
+        (Status::Complete, None)
+    }
+
+    fn begin(
+        &self,
+        backend: &dyn Backend,
+        watch: &Watch,
+        recording: &RecordingCost,
+    ) -> RunDocument {
+        RunDocument {
+            schema_version: SCHEMA_VERSION,
+            status: Status::Incomplete,
+            failure: None,
+            tool: tool(),
+            command: std::env::args_os()
+                .map(|arg| arg.to_string_lossy().into_owned())
+                .collect(),
+            started_at: self.started_at.to_string(),
+            finished_at: None,
+            plan: self.plan.document(),
+            environment: watch.document(),
+            backend: BackendDocument::from(backend.info()),
+            price: self.pricing.document(),
+            overhead: Overhead {
+                recording_ns_per_token_event: recording.ns_per_token_event,
+                timer_resolution_ns: recording.timer_resolution_ns,
+                timer_read_ns: recording.timer_read_ns,
+            },
+            units: Vec::new(),
+            levels: Vec::new(),
+            notes: Vec::new(),
+            advice: Vec::new(),
+            finding: None,
+        }
+    }
+}
+
+fn tool() -> Tool {
+    Tool {
+        name: "costmark".into(),
+        version: build_info::VERSION.into(),
+        git_revision: Some(build_info::GIT_REVISION)
+            .filter(|revision| !revision.is_empty())
+            .map(Into::into),
+        git_dirty: build_info::GIT_DIRTY == "true",
+        build_profile: build_info::PROFILE.into(),
+        target: build_info::TARGET.into(),
+    }
+}
+
+fn label(plan: &Plan, concurrency: u32, repeat: u32) -> String {
+    format!(
+        "Repeat {} of {}, concurrency {concurrency}",
+        repeat + 1,
+        plan.repeats
+    )
+}
+
+/// A unit in a line.
+fn told(plan: &Plan, unit: &UnitDocument) -> String {
+    let (requests, throughput) = (&unit.summary.requests, &unit.summary.throughput);
+    let failed = match requests.failed {
+        0 => String::new(),
+        n => format!(", {n} FAILED"),
+    };
+    format!(
+        "{}: {} requests{failed} in {}, {:.1} output tok/s",
+        label(plan, unit.concurrency, unit.repeat),
+        requests.finished,
+        units::human_seconds((unit.end_ns - unit.start_ns) as f64 / 1e9),
+        throughput.output_tok_per_s
+    )
+}

@@ -1,0 +1,26 @@
+//! Data to stdout. A reader that has gone away (`costmark probe | head -1`) is no error.
+
+use std::io::{ErrorKind, Write};
+
+use serde::Serialize;
+
+use crate::failure::{Failure, Result};
+
+/// Writes `text` as it is.
+pub(crate) fn text(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::run(format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes `value` as indented JSON and a newline.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let mut json = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::run(format!("cannot write the result as JSON: {e}")))?;
+    json.push('\n');
+    text(&json)
+}

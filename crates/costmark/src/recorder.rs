@@ -1,0 +1,84 @@
+//! Where the driver's records go: into the run folder, with a live view on stderr.
+
+use std::io;
+
+use costmark_core::{RequestRecord, StepRecord};
+use costmark_load::{Phase, Progress, Recorder};
+use costmark_report::{RequestLine, RunFolder, StepLine, UnitTag};
+
+use crate::progress::Stage;
+
+/// Writes the records of one unit.
+pub(crate) struct LineRecorder<'a> {
+    pub(crate) folder: &'a mut RunFolder,
+    pub(crate) concurrency: u32,
+    pub(crate) repeat: u32,
+    pub(crate) stage: &'a Stage,
+    /// What the live view begins with.
+    pub(crate) label: &'a str,
+}
+
+impl LineRecorder<'_> {
+    fn tag(&self, phase: Phase) -> UnitTag {
+        tag(self.concurrency, self.repeat, phase)
+    }
+}
+
+fn tag(concurrency: u32, repeat: u32, phase: Phase) -> UnitTag {
+    UnitTag {
+        concurrency,
+        repeat,
+        phase: match phase {
+            Phase::Warmup => costmark_report::Phase::Warmup,
+            Phase::Measured => costmark_report::Phase::Measured,
+            Phase::Cooldown => costmark_report::Phase::Cooldown,
+        },
+    }
+}
+
+impl Recorder for LineRecorder<'_> {
+    fn on_step(&mut self, phase: Phase, step: &StepRecord) -> io::Result<()> {
+        let tag = self.tag(phase);
+        self.folder.append_step(tag, step).map_err(io::Error::other)
+    }
+
+    fn on_request(&mut self, phase: Phase, record: &RequestRecord) -> io::Result<()> {
+        let tag = self.tag(phase);
+        self.folder
+            .append_request(tag, record)
+            .map_err(io::Error::other)
+    }
+
+    fn on_progress(&mut self, progress: &Progress) {
+        // A failure to write is kept by the folder's writers and shows in the next record.
+        let _ = self.folder.flush_if_due();
+        let done = progress.finished + progress.failed;
+        match (progress.phase, progress.total) {
+            (Phase::Warmup, _) => self.stage.detail(&format!("{}, warming up", self.label)),
+            (_, Some(total)) => {
+                let rate = format!("{}, requests", self.label);
+                self.stage.count(done, total, &rate);
+            }
+            (_, None) => self.stage.detail(&format!(
+                "{}, {:.0} s, {done} requests",
+                self.label,
+                progress.measured_ns as f64 / 1e9
+            )),
+        }
+    }
+}
+
+/// Makes the lines and drops them: what recording costs without a disk.
+pub(crate) struct Discard;
+
+impl Recorder for Discard {
+    fn on_step(&mut self, phase: Phase, step: &StepRecord) -> io::Result<()> {
+        let line = StepLine::new(tag(1, 0, phase), step);
+        serde_json::to_writer(io::sink(), &line).map_err(io::Error::from)
+    }
+
+    fn on_request(&mut self, phase: Phase, record: &RequestRecord) -> io::Result<()> {
+        let line = RequestLine::new(tag(1, 0, phase), record);
+        serde_json::to_writer(io::sink(), &line).map_err(io::Error::from)
+    }
+}
