@@ -4,18 +4,19 @@ use std::fmt;
 use std::str::FromStr;
 
 use rand::{Rng, RngExt};
-use rand_distr::{Distribution, Normal};
+use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-/// Standard deviations after which a normal length is clamped. It bounds the longest
-/// request, so that it can be checked against a model's context before a run; 0.27 %
-/// of draws are affected.
+/// Standard deviations after which a normal length, or the logarithm of a lognormal one, is
+/// clamped. It bounds the longest request, so that it can be checked against a model's
+/// context before a run; 0.27 % of draws are affected.
 const NORMAL_CLAMP_SD: u32 = 3;
 
 /// A distribution of token counts, all at least 1.
 ///
-/// Written as `128`, `64..256` (both ends included) or `normal:128,32` (mean, standard
-/// deviation; rounded to whole tokens, clamped to three deviations and to at least 1).
+/// Written as `128`, `64..256` (both ends included), `normal:128,32` or `lognormal:128,96`
+/// (mean and standard deviation of the length; rounded to whole tokens, clamped to three
+/// deviations, a lognormal's in the logarithm, and to at least 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "NumberOrText")]
 pub enum LengthDistribution {
@@ -35,13 +36,20 @@ pub enum LengthDistribution {
         /// Standard deviation before clamping.
         sd: u32,
     },
+    /// Lognormally distributed, rounded and clamped: many short ones, few very long ones.
+    LogNormal {
+        /// Mean before clamping.
+        mean: u32,
+        /// Standard deviation before clamping.
+        sd: u32,
+    },
 }
 
 /// A length that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "length `{text}`: {reason}; use a number (`128`), a range with both ends included \
-     (`64..256`) or `normal:MEAN,SD` (`normal:128,32`)"
+     (`64..256`), `normal:MEAN,SD` (`normal:128,32`) or `lognormal:MEAN,SD`"
 )]
 pub struct LengthError {
     text: String,
@@ -54,14 +62,30 @@ impl LengthDistribution {
         match *self {
             Self::Fixed(tokens) => tokens,
             Self::Uniform { low, high } => rng.random_range(low..=high),
-            Self::Normal { mean, sd } => {
-                // A finite mean and a finite, non-negative deviation are always accepted.
-                let drawn = Normal::new(f64::from(mean), f64::from(sd))
-                    .map_or(f64::from(mean), |normal| normal.sample(rng));
-                // Saturating: clamped right after.
-                (drawn.round() as u32).clamp(self.shortest(), self.longest())
+            Self::Normal { .. } | Self::LogNormal { .. } => {
+                self.at_normal(StandardNormal.sample(rng))
             }
         }
+    }
+
+    /// The length a standard normal number stands for: the quantile of the same probability.
+    /// Correlated numbers so give correlated lengths (a Gaussian copula).
+    #[must_use]
+    pub fn at_normal(&self, z: f64) -> u32 {
+        let drawn = match *self {
+            Self::Fixed(tokens) => return tokens,
+            Self::Uniform { low, high } => {
+                let steps = (f64::from(high - low) + 1.0) * normal_cdf(z);
+                f64::from(low) + steps.floor()
+            }
+            Self::Normal { mean, sd } => f64::from(mean) + f64::from(sd) * z,
+            Self::LogNormal { mean, sd } => {
+                let (mu, sigma) = log_parameters(mean, sd);
+                (mu + sigma * z).exp()
+            }
+        };
+        // Saturating: clamped right after.
+        (drawn.round() as u32).clamp(self.shortest(), self.longest())
     }
 
     /// The shortest length that can be drawn.
@@ -73,6 +97,10 @@ impl LengthDistribution {
             Self::Normal { mean, sd } => mean
                 .saturating_sub(sd.saturating_mul(NORMAL_CLAMP_SD))
                 .max(1),
+            Self::LogNormal { mean, sd } => {
+                let (mu, sigma) = log_parameters(mean, sd);
+                ((mu - f64::from(NORMAL_CLAMP_SD) * sigma).exp().round() as u32).max(1)
+            }
         }
     }
 
@@ -83,18 +111,35 @@ impl LengthDistribution {
             Self::Fixed(tokens) => tokens,
             Self::Uniform { high, .. } => high,
             Self::Normal { mean, sd } => mean.saturating_add(sd.saturating_mul(NORMAL_CLAMP_SD)),
+            Self::LogNormal { mean, sd } => {
+                let (mu, sigma) = log_parameters(mean, sd);
+                ((mu + f64::from(NORMAL_CLAMP_SD) * sigma).exp().round() as u32).max(1)
+            }
         }
     }
 
-    /// The mean length (of a normal: before clamping), for estimates of how long a run takes.
+    /// The mean length (of a normal or lognormal: before clamping), for estimates of how long a run takes.
     #[must_use]
     pub fn mean(&self) -> f64 {
         match *self {
             Self::Fixed(tokens) => f64::from(tokens),
             Self::Uniform { low, high } => f64::midpoint(f64::from(low), f64::from(high)),
-            Self::Normal { mean, .. } => f64::from(mean),
+            Self::Normal { mean, .. } | Self::LogNormal { mean, .. } => f64::from(mean),
         }
     }
+}
+
+/// Mean and standard deviation of the logarithm of a lognormal quantity, from its own:
+/// σ² = ln(1 + sd²/mean²), μ = ln(mean) − σ²/2.
+fn log_parameters(mean: u32, sd: u32) -> (f64, f64) {
+    let (mean, sd) = (f64::from(mean.max(1)), f64::from(sd));
+    let variance = (sd / mean).powi(2).ln_1p();
+    (mean.ln() - variance / 2.0, variance.sqrt())
+}
+
+/// Probability of a standard normal number up to `z`.
+pub(crate) fn normal_cdf(z: f64) -> f64 {
+    0.5 * statrs::function::erf::erfc(-z / std::f64::consts::SQRT_2)
 }
 
 impl fmt::Display for LengthDistribution {
@@ -103,6 +148,7 @@ impl fmt::Display for LengthDistribution {
             Self::Fixed(tokens) => write!(f, "{tokens}"),
             Self::Uniform { low, high } => write!(f, "{low}..{high}"),
             Self::Normal { mean, sd } => write!(f, "normal:{mean},{sd}"),
+            Self::LogNormal { mean, sd } => write!(f, "lognormal:{mean},{sd}"),
         }
     }
 }
@@ -124,12 +170,15 @@ impl FromStr for LengthDistribution {
             0 => Err(error("a length is at least 1 token".into())),
             _ => Ok(length),
         };
-        if let Some(parameters) = text.trim().strip_prefix("normal:") {
+        if let Some((kind @ ("normal" | "lognormal"), parameters)) = text.trim().split_once(':') {
             let (mean, sd) = parameters
                 .split_once(',')
                 .ok_or_else(|| error("the standard deviation is missing".into()))?;
             let (mean, sd) = (at_least_one(tokens(mean)?)?, tokens(sd)?);
-            return Ok(Self::Normal { mean, sd });
+            return Ok(match kind {
+                "normal" => Self::Normal { mean, sd },
+                _ => Self::LogNormal { mean, sd },
+            });
         }
         if let Some((low, high)) = text.split_once("..") {
             // `64..=256` means what it says here too.
@@ -185,6 +234,8 @@ mod tests {
             }),
             (1..5_000u32, 0..2_000u32)
                 .prop_map(|(mean, sd)| LengthDistribution::Normal { mean, sd }),
+            (1..5_000u32, 0..9_000u32)
+                .prop_map(|(mean, sd)| LengthDistribution::LogNormal { mean, sd }),
         ]
     }
 
@@ -197,8 +248,12 @@ mod tests {
         #[test]
         fn draws_stay_in_bounds(length in lengths(), seed: u64) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            for _ in 0..200 {
-                let drawn = length.sample(&mut rng);
+            for i in 0..200 {
+                let drawn = if i % 2 == 0 {
+                    length.sample(&mut rng)
+                } else {
+                    length.at_normal(StandardNormal.sample(&mut rng))
+                };
                 prop_assert!(drawn >= 1);
                 prop_assert!((length.shortest()..=length.longest()).contains(&drawn));
             }
@@ -212,6 +267,7 @@ mod tests {
         for (length, sd) in [
             (LengthDistribution::Uniform { low: 1, high: 199 }, 57.4),
             (LengthDistribution::Normal { mean: 500, sd: 50 }, 50.0),
+            (LengthDistribution::LogNormal { mean: 500, sd: 100 }, 100.0),
         ] {
             let n = 20_000;
             let draws: Vec<f64> = (0..n).map(|_| f64::from(length.sample(&mut rng))).collect();
@@ -233,7 +289,8 @@ mod tests {
             ("0..64", "at least 1"),
             ("normal:128", "standard deviation is missing"),
             ("normal:128,x", "`x` is not"),
-            ("lognormal:1,2", "`lognormal:1,2` is not"),
+            ("lognormal:128", "standard deviation is missing"),
+            ("poisson:1,2", "`poisson:1,2` is not"),
         ] {
             let message = text.parse::<LengthDistribution>().unwrap_err().to_string();
             assert!(message.contains(reason), "{text}: {message}");

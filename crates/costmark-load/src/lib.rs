@@ -5,10 +5,11 @@
 //!   [`RequestSource`] is anything that makes requests this way.
 //! - [`Arrivals`]: when it is asked. [`ClosedLoop`] keeps a number of requests in flight;
 //!   [`OpenLoop`] sends them by a [`Schedule`], whatever became of earlier ones.
+//! - [`Trace`]: both, as they were recorded in production.
 //! - [`Recorder`]: where raw records go while the run is on.
 //! - [`UnitRun`]: one measured stretch, complete or cut short, with all that was observed.
 //!
-//! No statistic is taken here and no file is opened.
+//! No statistic of a run is taken here and no file is opened.
 
 mod arrivals;
 mod calibrate;
@@ -24,6 +25,8 @@ mod recorder;
 mod schedule;
 mod source;
 mod stop;
+mod streams;
+mod trace;
 mod unit;
 mod warmup;
 mod workload;
@@ -38,6 +41,10 @@ pub use recorder::{NullRecorder, Progress, Recorder};
 pub use schedule::Schedule;
 pub use source::RequestSource;
 pub use stop::{Stop, StopSignal};
+pub use trace::{
+    LengthQuantiles, SPARKLINE_BINS, TRACE_BLOCK_TOKENS, Trace, TraceError, TraceFormat, TraceInfo,
+    TraceOptions, TraceRequest, TraceSource,
+};
 pub use unit::{Phase, UnitError, UnitRun, WarmupFacts};
 pub use warmup::Warmup;
 pub use workload::{RequestKey, Workload, WorkloadError};

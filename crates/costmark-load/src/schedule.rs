@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1, Gamma};
 
 use crate::arrivals::{Arrival, Arrivals};
 use crate::process::ArrivalProcess;
+use crate::streams::stream;
 
 /// When requests are due.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,14 +114,9 @@ const PURPOSE: u64 = u64::from_le_bytes(*b"arrivals");
 
 impl Drawn {
     fn new(process: ArrivalProcess, seed: u64, unit: u32) -> Self {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        bytes[8..16].copy_from_slice(&PURPOSE.to_le_bytes());
-        let mut rng = ChaCha8Rng::from_seed(bytes);
-        rng.set_stream(u64::from(unit));
         Self {
             process,
-            rng,
+            rng: stream(seed, PURPOSE, u64::from(unit)),
             count: 0,
             reached: 0.0,
         }

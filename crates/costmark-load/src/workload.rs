@@ -1,11 +1,12 @@
 //! What is asked of the backend, as a pure function of seed and position.
 
 use costmark_core::{Request, RequestId, Sampling};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::length::LengthDistribution;
+use crate::streams::{own_sampling, stream};
 use crate::unit::Phase;
 
 /// Ids each phase of a unit has to itself.
@@ -76,7 +77,12 @@ impl RequestKey {
     /// and exact in JSON readers that hold numbers as doubles for units below 900,000.
     #[must_use]
     pub fn id(self) -> RequestId {
-        u64::from(self.unit) * IDS_PER_UNIT + self.phase.ordinal() * IDS_PER_PHASE + self.index
+        u64::from(self.unit) * IDS_PER_UNIT + self.in_unit()
+    }
+
+    /// The position within the unit, a number no other request of the unit has.
+    pub(crate) fn in_unit(self) -> u64 {
+        self.phase.ordinal() * IDS_PER_PHASE + self.index
     }
 }
 
@@ -135,37 +141,17 @@ impl Workload {
             prompt,
             max_tokens: output - produced,
             ignore_eos: self.ignore_eos,
-            sampling: match self.sampling {
-                Sampling::Greedy => Sampling::Greedy,
-                Sampling::Random {
-                    temperature,
-                    top_p,
-                    top_k,
-                    seed,
-                } => Sampling::Random {
-                    temperature,
-                    top_p,
-                    top_k,
-                    seed: seed ^ content.next_u64(),
-                },
-            },
+            sampling: own_sampling(self.sampling, &mut content),
         }
     }
 
-    /// The random stream of one purpose at one position. ChaCha is specified and its
-    /// streams are independent, so positions can be visited in any order.
     fn stream(&self, purpose: u64, key: RequestKey) -> ChaCha8Rng {
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.seed.to_le_bytes());
-        seed[8..16].copy_from_slice(&purpose.to_le_bytes());
-        let mut rng = ChaCha8Rng::from_seed(seed);
-        rng.set_stream(key.phase.ordinal() * IDS_PER_PHASE + key.index);
-        rng
+        stream(self.seed, purpose, key.in_unit())
     }
 }
 
 /// Purpose of the stream lengths are drawn from; outside the range of unit numbers.
-const LENGTHS: u64 = u64::MAX;
+pub(crate) const LENGTHS: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {
