@@ -97,8 +97,9 @@ FAMILIES = {
         None,
     ),
     "gemma3": (
+        # candle-transformers runs it with one key-value head only.
         Gemma3TextConfig(
-            **SMALL,
+            **{**SMALL, "num_key_value_heads": 1},
             head_dim=16,
             query_pre_attn_scalar=16,
             sliding_window=256,

@@ -212,18 +212,7 @@ impl Checkpoint {
     }
 
     fn hub(id: &HubId, options: &OpenOptions) -> Result<Self> {
-        let from_env;
-        let hub_options = if let Some(hub_options) = &options.hub {
-            hub_options
-        } else {
-            from_env = HubOptions::from_env()?;
-            &from_env
-        };
-        let wanted = match options.weights {
-            WeightChoice::Real => Wanted::Everything,
-            WeightChoice::Synthetic { .. } => Wanted::Config,
-        };
-        let snapshot = hub::fetch(id, wanted, hub_options, options.progress.as_ref())?;
+        let snapshot = fetch(id, options)?;
         let mut opened = match &snapshot.file {
             Some(file) => Self::gguf(file, options)?,
             None => Self::folder(&snapshot.folder, options)?,
@@ -281,6 +270,76 @@ impl Checkpoint {
             }
         }
     }
+}
+
+/// Where a model is, once it is on this machine.
+pub(crate) enum Place {
+    Folder(PathBuf),
+    Gguf(PathBuf),
+    /// Built in, or a configuration alone.
+    Shape(Box<ModelConfig>),
+}
+
+/// A model found for a reader of its own.
+pub(crate) struct Located {
+    pub(crate) place: Place,
+    /// For humans.
+    pub(crate) name: String,
+    /// For results.
+    pub(crate) source: String,
+}
+
+impl OpenOptions {
+    /// Finds the model, fetching it from the hub if need be, without reading it.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`].
+    pub(crate) fn locate(&self) -> Result<Located> {
+        let local = |place, path: &Path| Located {
+            place,
+            name: path
+                .canonicalize()
+                .unwrap_or_else(|_| path.to_path_buf())
+                .file_stem()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            source: path.display().to_string(),
+        };
+        Ok(match Model::find(self)? {
+            Model::Gguf(path) => local(Place::Gguf(path.clone()), &path),
+            Model::Folder(path) => local(Place::Folder(path.clone()), &path),
+            Model::Shape(config) => Located {
+                name: config.name.clone(),
+                source: self.model.clone(),
+                place: Place::Shape(config),
+            },
+            Model::Hub(id) => {
+                let snapshot = fetch(&id, self)?;
+                Located {
+                    name: id.repository.clone(),
+                    source: format!("{id} at {}", snapshot.revision),
+                    place: match snapshot.file {
+                        Some(file) => Place::Gguf(file),
+                        None => Place::Folder(snapshot.folder),
+                    },
+                }
+            }
+        })
+    }
+}
+
+fn fetch(id: &HubId, options: &OpenOptions) -> Result<hub::Snapshot> {
+    let from_env;
+    let hub_options = if let Some(hub_options) = &options.hub {
+        hub_options
+    } else {
+        from_env = HubOptions::from_env()?;
+        &from_env
+    };
+    let wanted = match options.weights {
+        WeightChoice::Real => Wanted::Everything,
+        WeightChoice::Synthetic { .. } => Wanted::Config,
+    };
+    hub::fetch(id, wanted, hub_options, options.progress.as_ref())
 }
 
 /// What a model specification stands for.

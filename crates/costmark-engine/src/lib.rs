@@ -19,6 +19,7 @@ pub mod hub;
 pub mod info;
 mod kv;
 pub mod linear;
+pub mod lockstep;
 pub mod memory;
 pub mod ops;
 pub mod options;

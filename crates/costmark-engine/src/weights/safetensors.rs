@@ -150,6 +150,22 @@ impl SafetensorsWeights {
         device: &Device,
         loading: Loading,
     ) -> Result<Self> {
+        let mut this = Self::scan(folder, device, loading)?;
+        this.check_names(shape)?;
+        for matrix in matrices(shape) {
+            let stored = this.entry(&format!("{}.weight", matrix.name))?.format;
+            let target = choice.of(&matrix, shape).unwrap_or(stored);
+            this.targets.insert(matrix.name, target);
+        }
+        Ok(this)
+    }
+
+    /// As [`open`](Self::open) for an architecture that is not known here: every tensor is
+    /// taken as it comes, through [`dense`](Self::dense).
+    ///
+    /// # Errors
+    /// Names the file when it is missing, cut off, malformed or outside the folder.
+    pub(crate) fn scan(folder: &Path, device: &Device, loading: Loading) -> Result<Self> {
         let mut this = Self {
             folder: folder.to_path_buf(),
             files: Vec::new(),
@@ -163,17 +179,43 @@ impl SafetensorsWeights {
             stay_inside(folder, &path)?;
             this.add_file(&path)?;
         }
-        this.check_names(shape)?;
-        for matrix in matrices(shape) {
-            let stored = this.entry(&format!("{}.weight", matrix.name))?.format;
-            let target = choice.of(&matrix, shape).unwrap_or(stored);
-            this.targets.insert(matrix.name, target);
-        }
         this.loading.expect(
             this.entries.len() as u64,
             this.entries.values().map(|e| e.range.len() as u64).sum(),
         );
         Ok(this)
+    }
+
+    /// Whether a tensor of this name is stored.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Checks that a tensor of this name and shape is stored.
+    ///
+    /// # Errors
+    /// Names file and tensor when it is not.
+    pub(crate) fn expect(&self, name: &str, shape: &[u64]) -> Result<()> {
+        let origin = Origin {
+            path: self.path_of(name),
+            tensor: name,
+        };
+        origin.check_shape(&self.entry(name)?.shape, shape)
+    }
+
+    /// One whole tensor in f32; exact.
+    ///
+    /// # Errors
+    /// When it is missing, of another shape, or the device fails.
+    pub(crate) fn dense(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let dims: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
+        self.expect(name, &dims)?;
+        let entry = self.entry(name)?.clone();
+        let file = &self.files[entry.file];
+        let values = stored::floats(&file.bytes()[entry.range.clone()], entry.format);
+        file.release(entry.range.clone());
+        self.loading.loaded(entry.range.len() as u64);
+        Ok(Tensor::from_vec(values, shape, &self.device)?)
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
