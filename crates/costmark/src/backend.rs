@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use costmark_core::{Backend, BackendKind, MonotonicClock};
+use costmark_core::{Backend, BackendKind, ModelShape, MonotonicClock};
+use costmark_engine::lockstep::{LockstepBackend, LockstepModel, LockstepOptions};
 use costmark_engine::memory::available_bytes;
 use costmark_engine::{
     Checkpoint, EngineBackend, EngineOptions, FormatChoice, KvDtype, ModelInfo, OpenOptions,
-    Progress as Loading, WeightChoice,
+    Progress as Loading, TokenizerSource, WeightChoice,
 };
 
 use crate::args::WeightsArg;
@@ -24,8 +25,40 @@ pub(crate) struct Demand {
     pub(crate) tokens_per_sequence: u64,
 }
 
+/// A model that was found but not loaded.
+pub(crate) enum Opened {
+    /// For the engine.
+    Engine(Box<Checkpoint>),
+    /// For candle-transformers' models, which may be of architectures the engine lacks.
+    Lockstep(Box<LockstepOptions>),
+}
+
+impl Opened {
+    /// Dimensions, where they are known before loading.
+    pub(crate) fn shape(&self) -> Option<&ModelShape> {
+        match self {
+            Self::Engine(checkpoint) => Some(&checkpoint.config.shape),
+            Self::Lockstep(_) => None,
+        }
+    }
+
+    /// Where the tokenizer is.
+    pub(crate) fn tokenizer(&self) -> Option<TokenizerSource> {
+        match self {
+            Self::Engine(checkpoint) => checkpoint.tokenizer.clone(),
+            Self::Lockstep(options) => match &options.model {
+                LockstepModel::Folder(folder) => Some(folder.join("tokenizer.json"))
+                    .filter(|path| path.is_file())
+                    .map(TokenizerSource::Json),
+                LockstepModel::Gguf(path) => Some(TokenizerSource::Gguf(path.clone())),
+                LockstepModel::Synthetic { .. } => None,
+            },
+        }
+    }
+}
+
 /// Finds the model and reads its configuration and headers; downloads what is missing.
-pub(crate) fn open(plan: &ModelPlan, progress: Progress) -> Result<Checkpoint> {
+pub(crate) fn open(plan: &ModelPlan, backend: BackendKind, progress: Progress) -> Result<Opened> {
     let stage = Arc::new(Mutex::new(None::<Stage>));
     let report = move |loading: Loading<'_>| {
         // Only drawing: a poisoned lock holds nothing that could be wrong.
@@ -44,7 +77,7 @@ pub(crate) fn open(plan: &ModelPlan, progress: Progress) -> Result<Checkpoint> {
             } => stage.count(done_tensors, total_tensors, "Loading weights"),
         }
     };
-    Ok(Checkpoint::open(&OpenOptions {
+    let options = OpenOptions {
         weights: match plan.weights {
             WeightsArg::Real => WeightChoice::Real,
             WeightsArg::Synthetic { seed } => WeightChoice::Synthetic { seed },
@@ -52,7 +85,13 @@ pub(crate) fn open(plan: &ModelPlan, progress: Progress) -> Result<Checkpoint> {
         format: format_choice(plan.dtype.as_deref(), plan.quantize.as_deref())?,
         progress: Some(Arc::new(report)),
         ..OpenOptions::new(plan.model.clone())
-    })?)
+    };
+    Ok(match backend {
+        BackendKind::Lockstep => Opened::Lockstep(Box::new(LockstepOptions::find(&options)?)),
+        BackendKind::Engine | BackendKind::Mock => {
+            Opened::Engine(Box::new(Checkpoint::open(&options)?))
+        }
+    })
 }
 
 /// `--dtype` and `--quantize` as the engine knows them.
@@ -87,18 +126,27 @@ pub(crate) fn format_choice(dtype: Option<&str>, quantize: Option<&str>) -> Resu
 
 /// Loads the weights and starts to serve.
 pub(crate) fn start(
-    checkpoint: Checkpoint,
+    opened: Opened,
     plan: &EnginePlan,
     demand: Demand,
     clock: MonotonicClock,
 ) -> Result<Box<dyn Backend>> {
-    let options = engine_options(&checkpoint, plan, demand)?;
-    check_memory(&checkpoint, &options)?;
-    match plan.backend {
-        BackendKind::Lockstep => Err(Failure::input(
-            "--backend lockstep is not in this version yet; use --backend engine",
-        )),
-        _ => Ok(Box::new(EngineBackend::open(checkpoint, &options, clock)?)),
+    match opened {
+        Opened::Engine(checkpoint) => {
+            let options = engine_options(&checkpoint, plan, demand)?;
+            check_memory(&checkpoint, &options)?;
+            Ok(Box::new(EngineBackend::open(*checkpoint, &options, clock)?))
+        }
+        Opened::Lockstep(options) => {
+            let longest = u32::try_from(demand.tokens_per_sequence).unwrap_or(u32::MAX);
+            let options = LockstepOptions {
+                batch_size: plan.max_sequences.unwrap_or(demand.sequences),
+                // Some of these models claim this much cache up front.
+                max_context: Some(plan.max_context.unwrap_or(longest)),
+                ..*options
+            };
+            Ok(Box::new(LockstepBackend::start(options, clock)?))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `costmark generate`: continues one prompt.
 
-use costmark_core::{Backend, Clock, Event, FinishReason, MonotonicClock, Request};
+use costmark_core::{Backend, Clock, Event, FinishReason, ModelShape, MonotonicClock, Request};
 use costmark_engine::Tokenizer;
 use costmark_probe::Machine;
 use serde::Serialize;
@@ -45,29 +45,26 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
 
     let progress = Progress::new(args.quiet);
     let clock = MonotonicClock::start();
-    let checkpoint = backend::open(&ModelPlan::resolve(&args.model), progress)?;
-    let tokenizer = match &checkpoint.tokenizer {
+    let model = ModelPlan::resolve(&args.model, engine.backend);
+    let opened = backend::open(&model, engine.backend, progress)?;
+    let tokenizer = match opened.tokenizer() {
         Some(source) if args.prompt.is_some() => Some(source.load()?),
         // Ids are enough to go on; a vocabulary that cannot be read only costs the text.
         Some(source) => source.load().ok(),
         None => None,
     };
-    let prompt = prompt_ids(args, tokenizer.as_ref(), checkpoint.config.shape.vocab_size)?;
-    let tokens = prompt.len() as u64 + u64::from(args.max_tokens);
-    let context = checkpoint.config.shape.max_context;
-    if tokens > context {
-        return Err(Failure::input(format!(
-            "the prompt has {} tokens and --max-tokens {} are asked for, {tokens} together, but \
-             the model's context is {context}; shorten the prompt or lower --max-tokens",
-            prompt.len(),
-            args.max_tokens
-        )));
+    let prompt = prompt_ids(args, tokenizer.as_ref())?;
+    if let Some(shape) = opened.shape() {
+        check(args, &prompt, shape)?;
     }
     let demand = Demand {
         sequences: 1,
-        tokens_per_sequence: tokens,
+        tokens_per_sequence: prompt.len() as u64 + u64::from(args.max_tokens),
     };
-    let mut backend = backend::start(checkpoint, &engine, demand, clock)?;
+    let mut backend = backend::start(opened, &engine, demand, clock)?;
+    if let Some(shape) = &backend.info().shape {
+        check(args, &prompt, shape)?;
+    }
     let load_s = clock.now_ns() as f64 / 1e9;
 
     let request = Request {
@@ -103,11 +100,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     output::text(&format!("{plain}\n"))
 }
 
-fn prompt_ids(
-    args: &GenerateArgs,
-    tokenizer: Option<&Tokenizer>,
-    vocab_size: u64,
-) -> Result<Vec<u32>> {
+fn prompt_ids(args: &GenerateArgs, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
     let ids = match (&args.prompt_ids, &args.prompt, tokenizer) {
         (Some(ids), _, _) => ids.clone(),
         (None, Some(text), Some(tokenizer)) => tokenizer.encode(text)?,
@@ -123,13 +116,29 @@ fn prompt_ids(
             "--prompt: it has no tokens; give at least one",
         ));
     }
-    match ids.iter().find(|&&id| u64::from(id) >= vocab_size) {
-        Some(id) => Err(Failure::input(format!(
+    Ok(ids)
+}
+
+/// Whether the prompt and its continuation fit the model.
+fn check(args: &GenerateArgs, prompt: &[u32], shape: &ModelShape) -> Result<()> {
+    let vocab_size = shape.vocab_size;
+    if let Some(id) = prompt.iter().find(|&&id| u64::from(id) >= vocab_size) {
+        return Err(Failure::input(format!(
             "--prompt-ids: {id} is outside the vocabulary of {vocab_size} tokens (0 to {})",
             vocab_size - 1
-        ))),
-        None => Ok(ids),
+        )));
     }
+    let tokens = prompt.len() as u64 + u64::from(args.max_tokens);
+    if tokens > shape.max_context {
+        return Err(Failure::input(format!(
+            "the prompt has {} tokens and --max-tokens {} are asked for, {tokens} together, but \
+             the model's context is {}; shorten the prompt or lower --max-tokens",
+            prompt.len(),
+            args.max_tokens,
+            shape.max_context
+        )));
+    }
+    Ok(())
 }
 
 struct Output {

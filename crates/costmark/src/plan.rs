@@ -37,14 +37,18 @@ pub(crate) struct ModelPlan {
 
 impl ModelPlan {
     /// Without a model the default shape with random weights, since that needs no download.
-    pub(crate) fn resolve(args: &ModelArgs) -> Self {
+    pub(crate) fn resolve(args: &ModelArgs, backend: BackendKind) -> Self {
         let real = args.model.is_some();
         let weights = args.weights.unwrap_or(if real {
             WeightsArg::Real
         } else {
             WeightsArg::Synthetic { seed: 0 }
         });
-        let default_format = !real && args.dtype.is_none() && args.quantize.is_none();
+        let default_format = !real
+            && args.dtype.is_none()
+            && args.quantize.is_none()
+            // It knows no quantisation but that of GGUF files.
+            && backend != BackendKind::Lockstep;
         Self {
             model: args.model.clone().unwrap_or_else(|| DEFAULT_MODEL.into()),
             weights,
@@ -83,12 +87,16 @@ impl EnginePlan {
                  no CUDA engine yet; use --device cpu"
             )));
         }
+        let backend = match args.backend {
+            BackendArg::Engine => BackendKind::Engine,
+            BackendArg::Lockstep => BackendKind::Lockstep,
+        };
+        if backend == BackendKind::Lockstep {
+            refuse_engine_flags(args)?;
+        }
         Ok(Self {
             device: args.device,
-            backend: match args.backend {
-                BackendArg::Engine => BackendKind::Engine,
-                BackendArg::Lockstep => BackendKind::Lockstep,
-            },
+            backend,
             threads: args.threads.unwrap_or(usable_cores).max(1),
             kv_budget_bytes: args.kv_budget.map(|bytes| bytes.0),
             kv_dtype: args.kv_dtype.clone(),
@@ -96,8 +104,25 @@ impl EnginePlan {
             max_batched_tokens: args.max_batched_tokens,
             max_sequences: args.max_sequences,
             max_context: args.max_context,
-            prefix_cache: !args.no_prefix_cache,
+            prefix_cache: !args.no_prefix_cache && backend == BackendKind::Engine,
         })
+    }
+}
+
+/// What has no meaning without a paged cache is not silently ignored.
+fn refuse_engine_flags(args: &EngineArgs) -> Result<()> {
+    let given = [
+        ("--kv-budget", args.kv_budget.is_some()),
+        ("--kv-dtype", args.kv_dtype.is_some()),
+        ("--block-size", args.block_size.is_some()),
+        ("--max-batched-tokens", args.max_batched_tokens.is_some()),
+        ("--no-prefix-cache", args.no_prefix_cache),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failure::input(format!(
+            "{flag} is an option of the engine; leave it out, or use --backend engine"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -190,7 +215,7 @@ impl Plan {
             .collect();
         let engine = EnginePlan::resolve(&args.engine, usable_cores)?;
         Ok(Self {
-            model: ModelPlan::resolve(&args.model),
+            model: ModelPlan::resolve(&args.model, engine.backend),
             engine,
             levels,
             requests: args.requests,
@@ -210,6 +235,11 @@ impl Plan {
     /// Most requests in flight at any level.
     pub(crate) fn max_concurrency(&self) -> u32 {
         self.levels.iter().map(|l| l.concurrency).max().unwrap_or(1)
+    }
+
+    /// Prompt plus output of the longest request there can be.
+    pub(crate) fn longest_request_tokens(&self) -> u64 {
+        u64::from(self.input.longest()) + u64::from(self.output.longest())
     }
 
     /// The requests, for a model of this vocabulary.

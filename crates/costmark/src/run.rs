@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use costmark_core::{Clock, MonotonicClock};
+use costmark_core::{Backend, Clock, ModelShape, MonotonicClock};
+use costmark_load::Workload;
 use costmark_probe::Machine;
 use costmark_report::{RunFolder, Status, render};
 
@@ -44,26 +45,23 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 /// What is ready before the first request.
 struct Prepared {
     watch: Watch,
-    backend: Box<dyn costmark_core::Backend>,
-    workload: costmark_load::Workload,
+    backend: Box<dyn Backend>,
+    workload: Workload,
 }
 
 fn prepare(machine: Machine, plan: &Plan, progress: Progress) -> Result<Prepared> {
     let clock = MonotonicClock::start();
-    let checkpoint = backend::open(&plan.model, progress)?;
-    let vocab_size = u32::try_from(checkpoint.config.shape.vocab_size).unwrap_or(u32::MAX);
-    let workload = plan.workload(vocab_size);
-    let context = u32::try_from(checkpoint.config.shape.max_context).unwrap_or(u32::MAX);
-    workload
-        .check(context.min(plan.engine.max_context.unwrap_or(u32::MAX)))
-        .map_err(Failure::input)?;
-
+    let opened = backend::open(&plan.model, plan.engine.backend, progress)?;
+    if let Some(shape) = opened.shape() {
+        // Told before loading, where the context is known by then.
+        check(plan, shape, plan.engine.max_context.unwrap_or(u32::MAX))?;
+    }
     let began = clock.now_ns();
     let demand = Demand {
         sequences: plan.max_concurrency(),
-        tokens_per_sequence: workload.longest_request_tokens(),
+        tokens_per_sequence: plan.longest_request_tokens(),
     };
-    let backend = backend::start(checkpoint, &plan.engine, demand, clock)?;
+    let backend = backend::start(opened, &plan.engine, demand, clock)?;
     let info = backend.info();
     progress.say(&format!(
         "Loaded {} ({}, {}) in {:.1} s",
@@ -72,14 +70,18 @@ fn prepare(machine: Machine, plan: &Plan, progress: Progress) -> Result<Prepared
         units::human_bytes(info.weight_bytes),
         (clock.now_ns() - began) as f64 / 1e9
     ));
-    if u64::from(info.max_context) < workload.longest_request_tokens() {
+    if info.kv_capacity_tokens < plan.longest_request_tokens() {
         return Err(Failure::input(format!(
             "--kv-budget: the KV cache holds {} tokens, but a request may need {}: raise it, or \
              lower --input-len or --output-len",
             info.kv_capacity_tokens,
-            workload.longest_request_tokens()
+            plan.longest_request_tokens()
         )));
     }
+    let shape = info
+        .shape
+        .ok_or_else(|| Failure::run("the backend does not say how large its vocabulary is"))?;
+    let workload = check(plan, &shape, info.max_context)?;
     let stage = progress.stage("Measuring memory bandwidth and arithmetic");
     let watch = Watch::begin(machine, plan.engine.threads, clock)?;
     drop(stage);
@@ -88,6 +90,16 @@ fn prepare(machine: Machine, plan: &Plan, progress: Progress) -> Result<Prepared
         backend,
         workload,
     })
+}
+
+/// The requests, if all of them fit the model and `max_context`.
+fn check(plan: &Plan, shape: &ModelShape, max_context: u32) -> Result<Workload> {
+    let workload = plan.workload(u32::try_from(shape.vocab_size).unwrap_or(u32::MAX));
+    let context = u32::try_from(shape.max_context).unwrap_or(u32::MAX);
+    workload
+        .check(context.min(max_context))
+        .map_err(Failure::input)?;
+    Ok(workload)
 }
 
 fn measure(

@@ -64,6 +64,21 @@ fn flags_that_exclude_each_other() {
 }
 
 #[test]
+fn options_of_the_engine_are_not_ignored_by_another_backend() {
+    for more in [
+        &["--kv-budget", "1GiB"][..],
+        &["--kv-dtype", "f32"],
+        &["--no-prefix-cache"],
+        &["--quantize", "q8_0"],
+    ] {
+        run_refused(
+            &[&["--backend", "lockstep"], more].concat(),
+            &[more[0], "--backend engine"],
+        );
+    }
+}
+
+#[test]
 fn devices_that_are_not_there() {
     run_refused(&["--device", "cuda"], &["--device", "CUDA", "cpu"]);
     run_refused(&["--device", "tpu"], &["--device", "cuda:N"]);

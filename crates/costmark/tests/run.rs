@@ -275,7 +275,7 @@ fn logits_that_are_not_numbers_fail_the_run_and_are_told() {
 #[test]
 fn a_checkpoint_of_safetensors_runs() {
     let place = Place::new();
-    place.write_checkpoint("sound", 0.01);
+    place.write_checkpoint("sound", 0.5);
     let text = stdout(&mut place.costmark(&[
         "run",
         "--model",
@@ -297,6 +297,52 @@ fn a_checkpoint_of_safetensors_runs() {
         text.contains("f32 weights") && !text.contains("SYNTHETIC"),
         "{text}"
     );
+}
+
+#[test]
+fn lockstep_serves_the_same_tokens_in_static_batches() {
+    let place = Place::new();
+    place.write_checkpoint("sound", 0.5);
+    let hashes = |backend: &str, more: &[&str]| -> BTreeMap<u64, String> {
+        stdout(
+            place
+                .costmark(&[
+                    "run",
+                    "--model",
+                    "sound",
+                    "--backend",
+                    backend,
+                    "--requests",
+                    "6",
+                    "--repeats",
+                    "1",
+                    "--concurrency",
+                    "2",
+                    "--input-len",
+                    "6",
+                    "--output-len",
+                    "4",
+                    "--price",
+                    "1",
+                    "-o",
+                    backend,
+                ])
+                .args(more),
+        );
+        lines(&place.path().join(backend).join("requests.jsonl"))
+            .iter()
+            .filter(|r| r["unit"]["phase"] == "measured")
+            .map(|r| {
+                let hash = r["output_hash"].as_str().unwrap();
+                (r["id"].as_u64().unwrap(), hash.to_string())
+            })
+            .collect()
+    };
+    let engine = hashes("engine", &["--kv-dtype", "f32"]);
+    assert_eq!(engine, hashes("lockstep", &[]));
+    let document = place.document("lockstep");
+    assert_eq!(document["backend"]["kind"], "lockstep");
+    assert!(document["levels"][0]["usd_per_mtok_output"]["value"].is_number());
 }
 
 #[cfg(unix)]

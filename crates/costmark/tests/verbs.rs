@@ -63,7 +63,7 @@ fn facts_about_a_built_in_shape() {
 #[test]
 fn facts_about_a_checkpoint() {
     let place = Place::new();
-    place.write_checkpoint("sound", 0.01);
+    place.write_checkpoint("sound", 0.5);
     let info = json(&place, &["model", "info", "sound", "--json"]);
     assert_eq!(info["formats"][0]["format"], "f32");
     assert_eq!(info["synthetic"], false);
