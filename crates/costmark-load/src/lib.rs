@@ -2,6 +2,7 @@
 //!
 //! - [`LengthDistribution`] and [`Workload`]: what is asked. A pure function of seed and
 //!   index, so the same requests go out in the same order however fast they are answered.
+//!   [`MixedWorkload`] adds correlated or observed lengths and a shared prefix;
 //!   [`RequestSource`] is anything that makes requests this way.
 //! - [`Arrivals`]: when it is asked. [`ClosedLoop`] keeps a number of requests in flight;
 //!   [`OpenLoop`] sends them by a [`Schedule`], whatever became of earlier ones.
@@ -18,6 +19,7 @@ mod closed_loop;
 mod driver;
 mod in_flight;
 mod length;
+mod mix;
 mod open_loop;
 mod phases;
 mod process;
@@ -35,6 +37,7 @@ pub use arrivals::{Arrival, Arrivals, Slots};
 pub use calibrate::{RecordingCost, calibrate_recording, calibrate_recording_with};
 pub use closed_loop::{ClosedLoop, DEFAULT_MAX_CONSECUTIVE_FAILURES, DEFAULT_STALL_TIMEOUT_NS};
 pub use length::{LengthDistribution, LengthError};
+pub use mix::{LengthPairs, MixedWorkload};
 pub use open_loop::{OpenLoop, OpenLoopError, OpenWarmup};
 pub use process::{ArrivalProcess, ArrivalsError};
 pub use recorder::{NullRecorder, Progress, Recorder};

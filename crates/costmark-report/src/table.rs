@@ -3,7 +3,7 @@
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use costmark_core::Interval;
-use costmark_metrics::{LatencySummary, P90_MIN_N, P99_MIN_N};
+use costmark_metrics::{Advice, AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N};
 
 use crate::document::{LevelDocument, RunDocument, Status};
 use crate::numbers::{ends, percent, short};
@@ -37,11 +37,8 @@ pub fn render(run: &RunDocument) -> String {
     for note in &run.notes {
         text.paragraph("Note      ", note);
     }
-    for level in &run.levels {
-        for advice in &level.summary.advice {
-            let at = format!("at concurrency {}: {}", level.concurrency, advice.message);
-            text.paragraph("Advice    ", &at);
-        }
+    for advice in level_advice(&run.levels) {
+        text.paragraph("Advice    ", &advice);
     }
     for advice in &run.advice {
         text.paragraph("Advice    ", &advice.message);
@@ -223,6 +220,33 @@ fn attribution(level: &LevelDocument) -> String {
         percent(shares.mixed_step_share),
         percent(shares.idle_share),
     )
+}
+
+/// Advice on levels, equal ones together. Of the levels with too few samples only the one
+/// with the fewest is told: what helps it helps the others.
+fn level_advice(levels: &[LevelDocument]) -> Vec<String> {
+    let fewest = levels
+        .iter()
+        .filter_map(|level| Some((level.summary.latency.ttft_ms?.n, level.concurrency)))
+        .min();
+    let mut grouped: Vec<(&Advice, Vec<String>)> = Vec::new();
+    for level in levels {
+        for advice in &level.summary.advice {
+            let is_fewest = fewest.is_some_and(|(_, concurrency)| concurrency == level.concurrency);
+            if advice.code == AdviceCode::TooFewSamples && !is_fewest {
+                continue;
+            }
+            let at = level.concurrency.to_string();
+            match grouped.iter_mut().find(|(known, _)| *known == advice) {
+                Some((_, levels)) => levels.push(at),
+                None => grouped.push((advice, vec![at])),
+            }
+        }
+    }
+    grouped
+        .into_iter()
+        .map(|(advice, levels)| format!("at concurrency {}: {}", levels.join(", "), advice.message))
+        .collect()
 }
 
 fn machine(run: &RunDocument) -> String {

@@ -1,7 +1,7 @@
 //! What a reader must know about a run, and what the user could do for a better one.
 
 use costmark_econ::PriceChoice;
-use costmark_report::document::{AdviceDocument, RunDocument};
+use costmark_report::document::{AdviceDocument, RunDocument, UnitDocument};
 use costmark_report::numbers::percent;
 
 /// Drift of the read bandwidth from which it is told.
@@ -13,7 +13,8 @@ const TAKEN: f64 = 0.02;
 pub(crate) fn notes(document: &RunDocument, price: &PriceChoice) -> Vec<String> {
     let mut notes = document.backend.notes.clone();
     notes.extend(price.caveats());
-    for note in document.units.iter().filter_map(|u| u.cost_note.as_ref()) {
+    let counted = document.units.iter().filter(|u| u.usable);
+    for note in counted.filter_map(|u| u.cost_note.as_ref()) {
         let text = format!("Cost is not split between input and output: {note}.");
         if !notes.contains(&text) {
             notes.push(text);
@@ -77,7 +78,8 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
             ),
         );
     }
-    let unsettled = document.units.iter().filter(|u| !u.warmup.settled).count();
+    let unsettled = |u: &&UnitDocument| u.usable && !u.warmup.settled;
+    let unsettled = document.units.iter().filter(unsettled).count();
     if unsettled > 0 && document.plan.warmup_requests_per_slot > 0 {
         add(
             "not_settled",

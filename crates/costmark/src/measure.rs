@@ -10,7 +10,7 @@ use costmark_core::Backend;
 use costmark_load::{
     ClosedLoop, RecordingCost, UnitRun, Warmup, Workload, calibrate_recording_with,
 };
-use costmark_metrics::{UnitInput, summarise};
+use costmark_metrics::{RequestCounts, UnitInput, summarise};
 use costmark_report::document::{
     BackendDocument, LevelDocument, Overhead, RunDocument, Tool, UnitCost, UnitDocument,
     WarmupDocument,
@@ -178,17 +178,12 @@ impl Measurement<'_> {
 
     /// Complete, unless too many requests failed.
     fn verdict(&self, document: &RunDocument) -> (Status, Option<String>) {
-        let (failed, all) = document
-            .units
-            .iter()
-            .map(|u| &u.summary.requests)
-            .fold((0, 0), |(failed, all), r| {
-                (failed + r.failed, all + r.failed + r.finished)
-            });
-        if all == 0 {
-            return (Status::Failed, Some("no request was finished".into()));
-        }
-        let share = failed as f64 / all as f64;
+        let count = |of: fn(&RequestCounts) -> u64| -> u64 {
+            document.units.iter().map(|u| of(&u.summary.requests)).sum()
+        };
+        let (failed, finished) = (count(|r| r.failed), count(|r| r.finished));
+        let all = failed + finished;
+        let share = failed as f64 / all.max(1) as f64;
         if share > self.plan.max_errors {
             let message = format!(
                 "{failed} of {all} requests failed, more than --max-errors {} allows; their \
@@ -200,6 +195,9 @@ impl Measurement<'_> {
                     .display()
             );
             return (Status::Failed, Some(message));
+        }
+        if finished == 0 {
+            return (Status::Failed, Some("no request was finished".into()));
         }
         (Status::Complete, None)
     }

@@ -292,3 +292,51 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn plan(more: &[&str]) -> Result<Plan> {
+        let args = [&["costmark", "run"], more].concat();
+        match Cli::parse_from(args).command {
+            Some(Command::Run(args)) => Plan::resolve(&args, 2),
+            _ => panic!("not a run"),
+        }
+    }
+
+    #[test]
+    fn without_a_model_the_weights_are_synthetic() {
+        let model = plan(&[]).unwrap().model;
+        assert_eq!(model.weights, WeightsArg::Synthetic { seed: 0 });
+        assert_eq!(model.quantize.as_deref(), Some("q8_0"));
+        let float = plan(&["--dtype", "f32"]).unwrap().model;
+        assert_eq!(
+            (float.dtype.as_deref(), float.quantize),
+            (Some("f32"), None)
+        );
+    }
+
+    #[test]
+    fn a_model_that_is_named_has_its_own_weights_as_they_are() {
+        let model = plan(&["--model", "some/where"]).unwrap().model;
+        assert_eq!((model.weights, model.quantize), (WeightsArg::Real, None));
+    }
+
+    #[test]
+    fn each_level_has_at_least_a_request_per_slot() {
+        let levels = plan(&["--concurrency", "1,4,64"]).unwrap().levels;
+        let stops: Vec<Stop> = levels.iter().map(|level| level.stop).collect();
+        assert_eq!(stops, [8, 8, 64].map(Stop::Requests));
+        let timed = plan(&["--duration", "2s"]).unwrap().levels;
+        assert_eq!(timed[0].stop, Stop::Duration(2_000_000_000));
+    }
+
+    #[test]
+    fn threads_are_the_usable_cores_unless_given() {
+        assert_eq!(plan(&[]).unwrap().engine.threads, 2);
+        assert_eq!(plan(&["--threads", "5"]).unwrap().engine.threads, 5);
+    }
+}

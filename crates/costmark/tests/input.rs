@@ -94,6 +94,35 @@ fn models_that_are_not_there() {
 }
 
 #[test]
+fn models_that_cannot_fit() {
+    refused(
+        &[
+            "run",
+            "--model",
+            "llama-3.1-70b",
+            "--weights",
+            "synthetic",
+            "--dtype",
+            "f32",
+        ],
+        &["llama-3.1-70b", "--quantize", "--kv-budget"],
+    );
+}
+
+#[test]
+fn shapes_have_no_weights_of_their_own() {
+    refused(&["run", "--model", "qwen3-0.6b"], &["--weights synthetic"]);
+}
+
+#[test]
+fn the_hub_is_not_reached_offline() {
+    refused(
+        &["run", "--model", "some-owner/some-model"],
+        &["some-owner/some-model"],
+    );
+}
+
+#[test]
 fn requests_that_do_not_fit() {
     run_refused(
         &["--input-len", "250", "--output-len", "20"],

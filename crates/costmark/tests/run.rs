@@ -266,6 +266,7 @@ fn logits_that_are_not_numbers_fail_the_run_and_are_told() {
     assert!(text.contains("--max-errors"), "{text}");
     let document = place.document("out");
     assert_eq!(document["status"], "failed");
+    assert_eq!(document["levels"], serde_json::json!([]));
     assert_eq!(
         document["units"][0]["summary"]["requests"]["errors"]["non_finite_logits"],
         3
@@ -425,6 +426,18 @@ mod signals {
         let document = place.document("out");
         assert_eq!(document["status"], "interrupted");
         assert_eq!(document["levels"][0]["concurrency"], 2);
+    }
+
+    #[test]
+    fn a_second_ctrl_c_ends_it_at_once() {
+        let place = Place::new();
+        let mut child = long_run(&place);
+        wait_for_requests(&place, &mut child);
+        signal(&child, "-INT");
+        signal(&child, "-INT");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(place.document("out")["status"], "interrupted");
     }
 
     #[test]
