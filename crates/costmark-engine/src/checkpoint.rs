@@ -17,6 +17,7 @@ use crate::builtin;
 use crate::config::{self, ModelConfig};
 use crate::error::{EngineError, Result};
 use crate::hub::{self, HubId, HubOptions, Wanted};
+use crate::linear::repacking_pays;
 use crate::tokenizer::TokenizerSource;
 use crate::weights::gguf::GgufWeights;
 use crate::weights::layout::matrices;
@@ -257,16 +258,20 @@ impl Checkpoint {
                 ));
             }
         }
-        let has = |format: TensorFormat| {
+        let has = |wanted: fn(TensorFormat) -> bool| {
             all.iter()
-                .any(|m| self.weights.stored_as(&m.name).is_ok_and(|f| f == format))
+                .any(|m| self.weights.stored_as(&m.name).is_ok_and(wanted))
         };
         if options.device.is_cpu() {
-            for format in [TensorFormat::F16, TensorFormat::BF16] {
-                if has(format) {
-                    self.notes
-                        .push(format!("{format} weights are held as f32 (exact)"));
-                }
+            if has(|format| matches!(format, TensorFormat::F16 | TensorFormat::BF16)) {
+                self.notes
+                    .push("16-bit weights are widened to f32 inside each product (exact)".into());
+            }
+            if has(|format| !format.is_float()) && repacking_pays() {
+                self.notes.push(
+                    "candle keeps a second, repacked copy of the quantised matrices on this CPU"
+                        .into(),
+                );
             }
         }
     }

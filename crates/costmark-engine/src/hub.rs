@@ -534,3 +534,70 @@ impl hf_hub::api::Progress for Watch {
 
     fn finish(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_recognised() {
+        let parsed = |text: &str| HubId::parse(text).map(|id| id.to_string());
+        for text in [
+            "a/b",
+            "Qwen/Qwen3-0.6B",
+            "a/b@v1.0",
+            "a/b@refs/pr/1",
+            "a/b:x/y.gguf",
+        ] {
+            assert_eq!(parsed(text).as_deref(), Some(text));
+        }
+        assert_eq!(parsed("a/b@main").as_deref(), Some("a/b"));
+        for text in [
+            "a",
+            "a/b/c",
+            "/a",
+            "../a",
+            "a/..",
+            "a/b@",
+            "a/b@../c",
+            "a/b:c.bin",
+            "a/b:../c.gguf",
+            "a/b c",
+            "",
+        ] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_heeded() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("token"), "from-file\n").unwrap();
+        let home = home.path().to_str().unwrap();
+        let options = |vars: &[(&str, &str)]| {
+            HubOptions::from_vars(|name| {
+                vars.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_string())
+            })
+            .unwrap()
+        };
+        let plain = options(&[("HF_HOME", home)]);
+        assert_eq!(plain.cache, Path::new(home).join("hub"));
+        assert_eq!(plain.token.as_deref(), Some("from-file"));
+        assert_eq!(plain.endpoint, None);
+        assert!(!plain.offline);
+        let all = options(&[
+            ("HF_HOME", home),
+            ("HF_HUB_CACHE", "/elsewhere"),
+            ("HF_TOKEN", " from-env "),
+            ("HF_ENDPOINT", "http://localhost:1/"),
+            ("HF_HUB_OFFLINE", "True"),
+        ]);
+        assert_eq!(all.cache, Path::new("/elsewhere"));
+        assert_eq!(all.token.as_deref(), Some("from-env"));
+        assert_eq!(all.endpoint.as_deref(), Some("http://localhost:1"));
+        assert!(all.offline);
+        assert!(!options(&[("HF_HOME", home), ("HF_HUB_OFFLINE", "0")]).offline);
+    }
+}

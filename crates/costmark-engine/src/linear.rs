@@ -4,11 +4,18 @@
 //! in f32, whatever the weights are stored as. Faster products replace the inside of this
 //! file and nothing else.
 
+mod cpu;
+mod floats;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Tensor};
 
+use self::cpu::few_rows_f32;
+pub(crate) use self::cpu::{CpuMatrix, Values, blocks, repacking_pays};
 use crate::error::Result;
 
 /// A weight matrix `(out, in)` ready for products with activations, and for looking up
@@ -21,8 +28,11 @@ pub struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weight {
-    /// ggml blocks along `in`; activations are quantised on the fly.
+    /// ggml blocks along `in`, multiplied by candle, which keeps a repacked copy on some
+    /// CPUs; activations are quantised on the fly.
     Quantized(Arc<QTensor>),
+    /// ggml blocks or 16-bit floats on the CPU, held once.
+    Cpu(Arc<CpuMatrix>),
     /// `(out, in)` in a float type that the device multiplies well.
     Dense(Tensor),
 }
@@ -46,6 +56,14 @@ impl Linear {
         }
     }
 
+    /// A product with a matrix in the CPU's memory, and an optional f32 bias `(out)`.
+    pub(crate) fn on_cpu(matrix: CpuMatrix, bias: Option<Tensor>) -> Self {
+        Self {
+            weight: Weight::Cpu(Arc::new(matrix)),
+            bias,
+        }
+    }
+
     /// `(tokens, in)` f32 → `(tokens, out)` f32.
     ///
     /// # Errors
@@ -53,10 +71,14 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
             Weight::Quantized(weight) => QMatMul::QTensor(Arc::clone(weight)).forward(x)?,
-            Weight::Dense(weight) => x
-                .to_dtype(weight.dtype())?
-                .matmul(&weight.t()?)?
-                .to_dtype(DType::F32)?,
+            Weight::Cpu(matrix) => matrix.forward(x)?,
+            Weight::Dense(weight) => match few_rows_f32(weight, x)? {
+                Some(y) => y,
+                None => x
+                    .to_dtype(weight.dtype())?
+                    .matmul(&weight.t()?)?
+                    .to_dtype(DType::F32)?,
+            },
         };
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
@@ -72,6 +94,7 @@ impl Linear {
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(match &self.weight {
             Weight::Quantized(weight) => weight.embedding(ids)?,
+            Weight::Cpu(matrix) => matrix.rows(&ids.to_vec1::<u32>()?)?,
             Weight::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(DType::F32)?,
         })
     }
@@ -81,6 +104,7 @@ impl Linear {
     pub fn bytes(&self) -> u64 {
         let weight = match &self.weight {
             Weight::Quantized(weight) => weight.storage_size_in_bytes(),
+            Weight::Cpu(matrix) => matrix.bytes(),
             Weight::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
         };
         let bias = self.bias.as_ref().map_or(0, |b| b.elem_count() * 4);
@@ -92,6 +116,7 @@ impl Linear {
     pub fn dtype_name(&self) -> String {
         match &self.weight {
             Weight::Quantized(weight) => format!("{:?}", weight.dtype()).to_lowercase(),
+            Weight::Cpu(matrix) => matrix.dtype_name(),
             Weight::Dense(weight) => weight.dtype().as_str().to_string(),
         }
     }

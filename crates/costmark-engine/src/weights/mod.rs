@@ -1,6 +1,6 @@
 //! Where weights come from: Hugging Face folders, GGUF files, or a seed.
 
-mod blocks;
+pub(crate) mod blocks;
 pub mod format;
 pub mod gguf;
 pub mod layout;
