@@ -1,8 +1,8 @@
 //! Where a step's time goes: products with weights, attention, the operations around
 //! them, sampling, scheduling. Synthetic weights of the Qwen3-0.6B shape.
 //!
-//! `cargo run --release -p costmark-engine --example profile -- [q8_0|q4_k_m] [block size]
-//! [tokens per step]`
+//! `cargo run --release -p costmark-engine --example profile -- [q4_k_m] [block=32] [step=512]
+//! [512 16x256 …]`: a number is a prompt alone, `16x256` decode of 16 sequences after 256.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,26 +95,53 @@ fn drain(engine: &mut EngineCore, until: impl Fn(&StepRecord) -> bool) -> Result
     Ok(steps)
 }
 
+/// What to measure: a prompt alone, or decode steps of sequences after a prompt.
+enum Case {
+    Prefill { prompt: u32 },
+    Decode { sequences: u32, prompt: u32 },
+}
+
+impl Case {
+    /// `512` or `16x256`.
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text.split_once('x') {
+            Some((sequences, prompt)) => Self::Decode {
+                sequences: sequences.parse().ok()?,
+                prompt: prompt.parse().ok()?,
+            },
+            None => Self::Prefill {
+                prompt: text.parse().ok()?,
+            },
+        })
+    }
+}
+
+const DEFAULT_CASES: [&str; 8] = ["128", "512", "1024", "1x8", "4x8", "8x8", "16x8", "16x256"];
+
+/// Decode steps measured in each case.
+const STEPS: u32 = 12;
+
 fn main() -> Result<()> {
-    let format = match std::env::args().nth(1).as_deref() {
-        Some("q4_k_m") => FormatChoice::Q4KM,
-        _ => FormatChoice::All(TensorFormat::Q8_0),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |name: &str, default: u32| {
+        let value = arguments.iter().find_map(|a| a.strip_prefix(name));
+        value.and_then(|v| v.parse().ok()).unwrap_or(default)
     };
-    let block_size = std::env::args().nth(2).and_then(|a| a.parse().ok());
     let mut checkpoint = Checkpoint::open(&OpenOptions {
         weights: WeightChoice::Synthetic { seed: 1 },
-        format,
+        format: match arguments.iter().any(|a| a == "q4_k_m") {
+            true => FormatChoice::Q4KM,
+            false => FormatChoice::All(TensorFormat::Q8_0),
+        },
         ..OpenOptions::new("qwen3-0.6b")
     })?;
     let decoder = Decoder::load(&checkpoint.config, checkpoint.weights.as_mut())?;
+    let defaults = EngineOptions::default();
     let options = EngineOptions {
         prefix_cache: false,
-        block_size: block_size.unwrap_or(EngineOptions::default().block_size),
-        max_batched_tokens: std::env::args()
-            .nth(3)
-            .and_then(|a| a.parse().ok())
-            .unwrap_or(256),
-        ..EngineOptions::default()
+        block_size: number("block=", defaults.block_size),
+        max_batched_tokens: number("step=", defaults.max_batched_tokens),
+        ..defaults
     };
     let times = Arc::new(Times::default());
     let mut engine =
@@ -124,42 +151,39 @@ fn main() -> Result<()> {
                 times: Arc::clone(&times),
             }))
         })?;
-    let mut next_id = 0;
-    let mut add = |engine: &mut EngineCore, prompt: u32, output: u32| {
-        next_id += 1;
-        let request = Request {
-            id: next_id,
-            prompt: (0..prompt)
-                .map(|i| (i * 7919 + next_id as u32) % 150_000)
-                .collect(),
-            max_tokens: output,
-            ignore_eos: true,
-            sampling: Sampling::Greedy,
-        };
-        engine.add_request(&request)
-    };
-    for (prompt, name) in [
-        (128, "warm-up"),
-        (512, "prefill 512"),
-        (1024, "prefill 1024"),
-    ] {
-        let _ = add(&mut engine, prompt, 1);
-        let steps = drain(&mut engine, |_| true)?;
-        report(name, &steps, &times);
+    let mut cases: Vec<Case> = arguments.iter().filter_map(|a| Case::parse(a)).collect();
+    if cases.is_empty() {
+        cases = DEFAULT_CASES
+            .iter()
+            .filter_map(|a| Case::parse(a))
+            .collect();
     }
-    for (sequences, prompt, output) in [
-        (1, 8, 24),
-        (4, 8, 16),
-        (8, 8, 12),
-        (16, 8, 12),
-        (16, 256, 12),
-    ] {
-        for _ in 0..sequences {
-            let _ = add(&mut engine, prompt, output);
+    for case in cases {
+        let (sequences, prompt, output) = match case {
+            Case::Prefill { prompt } => (1, prompt, 1),
+            Case::Decode { sequences, prompt } => (sequences, prompt, STEPS + 1),
+        };
+        for id in 0..u64::from(sequences) {
+            let request = Request {
+                id,
+                prompt: (0..prompt)
+                    .map(|i| (i * 7919 + id as u32) % 150_000)
+                    .collect(),
+                max_tokens: output,
+                ignore_eos: true,
+                sampling: Sampling::Greedy,
+            };
+            // A request that does not fit shows as a case without steps.
+            let _ = engine.add_request(&request);
+        }
+        if matches!(case, Case::Prefill { .. }) {
+            let steps = drain(&mut engine, |_| true)?;
+            report(&format!("prefill {prompt}"), &steps, &times);
+            continue;
         }
         // Prefill steps are run but left out; so is their part of the operations' time.
         let (mut events, mut prompt_tokens) = (Vec::new(), sequences * prompt);
-        while prompt_tokens > 0 {
+        while prompt_tokens > 0 && !engine.is_idle() {
             engine.step(&mut events)?;
             for event in events.drain(..) {
                 if let Event::Step(step) = event {
