@@ -14,14 +14,14 @@ from pathlib import Path
 SEQUENCES = ["1", "4", "8", "16"]
 
 
-def output(*command):
+def output(*command, stderr=subprocess.DEVNULL):
     return subprocess.run(
-        list(map(str, command)), check=True, capture_output=True, text=True
+        list(map(str, command)), check=True, stdout=subprocess.PIPE, stderr=stderr, text=True
     ).stdout
 
 
 def llama_cpp(binaries, file, threads):
-    """{"pp512": tok/s, "tg64": …, "tg 4": …}"""
+    """{"pp512": tok/s, "tg 1": …, "tg 4": …}"""
     rates = {}
     bench = output(
         binaries / "llama-bench", "-m", file, "-p", 512, "-n", 64, "-t", threads,
@@ -34,6 +34,8 @@ def llama_cpp(binaries, file, threads):
         binaries / "llama-batched-bench", "-m", file, "-npp", 16, "-ntg", 64,
         "-npl", ",".join(SEQUENCES[1:]), "-t", threads, "-tb", threads, "-c", 2048,
         "--output-format", "jsonl",
+        # Its results go through its log.
+        stderr=subprocess.STDOUT,
     )
     for line in batched.splitlines():
         if line.startswith("{"):
