@@ -173,9 +173,11 @@ fn engine_options(
     let token_bytes = checkpoint.config.shape.kv_values_per_token() * kv_dtype.bytes();
     let block = u64::from(block_size.max(1));
     // What the highest concurrency needs, in whole blocks; no more, since memory that is
-    // claimed must be there.
+    // claimed must be there. One block more per sequence, since the scheduler admits a
+    // sequence only if each running one could still grow by a block.
     let context = demand.tokens_per_sequence.min(max_context);
-    let needed = u64::from(max_sequences) * context.div_ceil(block) * block * token_bytes;
+    let blocks = u64::from(max_sequences) * (context.div_ceil(block) + 1);
+    let needed = blocks * block * token_bytes;
     Ok(EngineOptions {
         kv_budget_bytes: Some(plan.kv_budget_bytes.unwrap_or(needed)),
         kv_dtype,
