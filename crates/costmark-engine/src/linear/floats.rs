@@ -20,6 +20,9 @@ const GROUP: usize = 16;
 /// Weight rows handed to a thread at a time.
 const ROWS_PER_TASK: usize = 16;
 
+/// Products of fewer multiplications than this take less time than waking a thread.
+const SERIAL: usize = 128 * 1024;
+
 /// Values of a matrix, row-major.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Floats<'a> {
@@ -104,10 +107,14 @@ fn in_tasks(
     }
     // Transposed, so that each thread writes one piece.
     let mut transposed = vec![0f32; outputs * rows];
-    transposed
-        .par_chunks_mut(ROWS_PER_TASK * rows)
-        .enumerate()
-        .try_for_each(|(index, sums)| task(index * ROWS_PER_TASK, x, sums))?;
+    let run = |(index, sums): (usize, &mut [f32])| task(index * ROWS_PER_TASK, x, sums);
+    if x.len() * outputs < SERIAL {
+        let mut tasks = transposed.chunks_mut(ROWS_PER_TASK * rows).enumerate();
+        tasks.try_for_each(run)?;
+    } else {
+        let tasks = transposed.par_chunks_mut(ROWS_PER_TASK * rows).enumerate();
+        tasks.try_for_each(run)?;
+    }
     if rows == 1 {
         return Ok(transposed);
     }
