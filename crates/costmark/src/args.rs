@@ -16,7 +16,7 @@ use crate::units::{self, Bytes};
 /// latency and memory-bandwidth use, and turns that into dollars per million tokens.
 ///
 /// Without a command it runs the default measurement (`costmark run`): the Qwen3-0.6B shape
-/// with random Q8_0 weights at 1, 4 and 16 concurrent requests, one to two minutes.
+/// with random Q8_0 weights at 1, 4 and 16 concurrent requests, some minutes.
 #[derive(Debug, Parser)]
 #[command(name = "costmark", version = crate::build_info::LONG_VERSION, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 the measurement failed, 2 the input was wrong.")]

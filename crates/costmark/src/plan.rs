@@ -14,8 +14,8 @@ const DEFAULT_MODEL: &str = "qwen3-0.6b";
 /// How its random weights are held.
 const DEFAULT_QUANTIZE: &str = "q8_0";
 
-/// Prompt length when none is given. Together with [`DEFAULT_OUTPUT_LEN`] and
-/// [`default_requests`] it makes the default run take one to two minutes on two cores.
+/// Prompt length when none is given. With [`DEFAULT_OUTPUT_LEN`] and [`default_requests`] it
+/// keeps the default run to minutes on two cores.
 pub(crate) const DEFAULT_INPUT_LEN: &str = "32";
 /// Output length when none is given.
 pub(crate) const DEFAULT_OUTPUT_LEN: &str = "16";
