@@ -81,7 +81,7 @@ pub struct StepRecord {
     pub prefill: StepPart,
     /// Generation work.
     pub decode: StepPart,
-    /// Bytes this step had to move, weights counted once ([`crate::ModelWork::step_bytes`]). Modelled.
+    /// Bytes this step had to move, weights counted once ([`crate::ModelWork::step`]). Modelled.
     pub bytes: u64,
     /// FLOPs this step had to do. Modelled.
     pub flops: u64,

@@ -2,7 +2,7 @@
 //! which blocks of their prompts had been seen before.
 //!
 //! [`Trace::read`] reads a file line by line and keeps only the stretch asked for. A
-//! [`Trace`] gives the [`Schedule`](crate::Schedule) of an open loop, and is the
+//! [`Trace`] gives the [`Schedule`] of an open loop, and is the
 //! [`RequestSource`](crate::RequestSource) that belongs to it through
 //! [`Trace::source`]. [`TraceInfo`] describes it.
 
