@@ -72,6 +72,7 @@ mod tests {
     /// Parameter counts as the model cards or the hub's safetensors metadata give them.
     #[test]
     fn parameter_counts_are_the_published_ones() {
+        // Entered from memory; to be confirmed against the model cards.
         let published: [(&str, u64); 18] = [
             ("llama-3.2-1b", 1_235_814_400),
             ("llama-3.2-3b", 3_212_749_824),
