@@ -49,6 +49,17 @@ pub enum BackendKind {
     Lockstep,
     /// Fixed latencies, no model.
     Mock,
+    /// A server that speaks the OpenAI protocol.
+    Http,
+}
+
+impl BackendKind {
+    /// Whether what it reports as the length of a prompt is exactly what it was given. A
+    /// server may wrap prompts in a template, so its own count is the one to go by.
+    #[must_use]
+    pub fn takes_prompts_as_they_are(self) -> bool {
+        self != Self::Http
+    }
 }
 
 /// What a backend says of itself. Goes into every result.
@@ -89,6 +100,14 @@ pub struct BackendInfo {
 /// Something a backend observed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// A request left this process later than it was submitted. Comes before anything else
+    /// of it, at most once; without it the instant of submission stands.
+    Sent {
+        /// Which request.
+        request: RequestId,
+        /// When.
+        at_ns: u64,
+    },
     /// Output tokens arrived.
     Tokens(TokenEvent),
     /// A request ended well. Nothing follows for it.

@@ -65,6 +65,26 @@ pub enum ErrorClass {
     Timeout,
     /// It ended, but not with the token counts that were asked for.
     WrongOutput,
+    /// The server's name could not be resolved.
+    Dns,
+    /// No connection: refused, unreachable, or not a server of this protocol.
+    Connect,
+    /// No secure connection: a bad certificate, or no TLS at the other end.
+    Tls,
+    /// No connection within the time allowed.
+    ConnectTimeout,
+    /// Connected, but no first token within the time allowed.
+    FirstTokenTimeout,
+    /// Tokens came, and then none within the time allowed.
+    TokenTimeout,
+    /// The server asked to send less (429).
+    RateLimited,
+    /// The server failed (5xx, or an error within the stream).
+    ServerError,
+    /// The connection ended before the answer did.
+    Disconnected,
+    /// The answer is not what the protocol says it is.
+    Malformed,
 }
 
 /// A request that failed, and why.

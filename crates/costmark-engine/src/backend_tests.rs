@@ -58,6 +58,7 @@ fn events_come_in_order_with_the_instants_of_their_step() {
                 assert!(pending.drain(..).all(|at_ns| at_ns == step.end_ns));
             }
             Event::Failed { error, .. } => panic!("{error}"),
+            Event::Sent { .. } => panic!("sent when submitted"),
         }
     }
     assert_eq!(tokens, [5, 3]);

@@ -77,6 +77,7 @@ fn drain(engine: &mut EngineCore) -> Seen {
                     seen.failed.insert(request, error);
                 }
                 Event::Step(step) => seen.steps.push(step),
+                Event::Sent { .. } => panic!("sent when submitted"),
             }
         }
     }

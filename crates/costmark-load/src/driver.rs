@@ -75,7 +75,7 @@ impl<'a> Driver<'a> {
             stage: Stage::Send,
             phases,
             cap: Cap::new(plan.max_in_flight),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::for_backend(backend.info().kind),
             prepared: None,
             cancelled_all: false,
             last_event_ns: now_ns,
@@ -277,6 +277,7 @@ impl<'a> Driver<'a> {
 
     fn on_event(&mut self, event: Event) -> Result<(), UnitError> {
         match event {
+            Event::Sent { request, at_ns } => self.in_flight.on_sent(request, at_ns),
             Event::Tokens(tokens) => {
                 let gap_ns = self.in_flight.on_tokens(tokens)?;
                 self.output_tokens += u64::from(tokens.tokens);
@@ -384,6 +385,7 @@ impl<'a> Driver<'a> {
     fn on_late_event(&mut self, event: Event, record: bool) {
         match event {
             // A stranger cannot make an ended run worse.
+            Event::Sent { request, at_ns } => _ = self.in_flight.on_sent(request, at_ns),
             Event::Tokens(tokens) => _ = self.in_flight.on_tokens(tokens),
             Event::Finished {
                 request,

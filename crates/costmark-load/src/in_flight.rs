@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use costmark_core::request::{OUTPUT_HASH_START, extend_output_hash};
 use costmark_core::{
-    ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId, RequestRecord, TokenEvent,
-    Usage,
+    BackendKind, ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId,
+    RequestRecord, TokenEvent, Usage,
 };
 
 use crate::unit::{Phase, UnitError};
@@ -18,6 +18,8 @@ const RESERVED_TOKENS: u32 = 4096;
 pub(crate) struct InFlight {
     requests: HashMap<RequestId, Entry>,
     measured: usize,
+    /// The backend's own count of prompt tokens is the record's.
+    backend_counts_prompts: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,15 @@ pub(crate) enum Ending {
 }
 
 impl InFlight {
+    /// For a backend that takes prompts as they are, or one that wraps them and counts
+    /// what came of it.
+    pub(crate) fn for_backend(kind: BackendKind) -> Self {
+        Self {
+            backend_counts_prompts: !kind.takes_prompts_as_they_are(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.requests.len()
     }
@@ -92,7 +103,18 @@ impl InFlight {
         self.measured += usize::from(phase == Phase::Measured);
     }
 
-    /// Notes tokens; returns the gap to the request's last ones, `None` for its first.
+    /// The backend sent a request later than it was handed it.
+    pub(crate) fn on_sent(&mut self, id: RequestId, at_ns: u64) -> Result<(), UnitError> {
+        let entry = self
+            .requests
+            .get_mut(&id)
+            .ok_or(UnitError::UnknownRequest(id))?;
+        entry.record.sent_ns = entry.record.sent_ns.max(at_ns);
+        Ok(())
+    }
+
+    /// Notes tokens; returns the gap to the request's last ones, `None` for its first. What
+    /// is reported at the same instant arrived together.
     pub(crate) fn on_tokens(&mut self, event: TokenEvent) -> Result<Option<u64>, UnitError> {
         let entry = self
             .requests
@@ -103,13 +125,18 @@ impl InFlight {
             .token_ns
             .last()
             .map(|last| event.at_ns.saturating_sub(*last));
-        if event.tokens != 1 && record.event_tokens.is_empty() {
+        let together = gap_ns == Some(0);
+        if (event.tokens != 1 || together) && record.event_tokens.is_empty() {
             record.event_tokens = vec![1; record.token_ns.len()];
         }
-        if event.tokens != 1 || !record.event_tokens.is_empty() {
+        if let Some(last) = record.event_tokens.last_mut().filter(|_| together) {
+            *last += event.tokens;
+        } else {
+            record.token_ns.push(event.at_ns);
+        }
+        if !together && (event.tokens != 1 || !record.event_tokens.is_empty()) {
             record.event_tokens.push(event.tokens);
         }
-        record.token_ns.push(event.at_ns);
         record.output_tokens += event.tokens;
         entry.hash = entry
             .hash
@@ -137,6 +164,9 @@ impl InFlight {
             Ending::Failed(error) => Outcome::Failed(error),
             Ending::Finished(reason, usage) => {
                 record.cached_tokens = usage.cached_tokens;
+                if self.backend_counts_prompts && usage.input_tokens > 0 {
+                    record.input_tokens = usage.input_tokens;
+                }
                 let asked = (entry.max_tokens, entry.exact);
                 match complaint(&record, asked, reason, usage) {
                     Some(message) => Outcome::Failed(RequestError {
@@ -250,6 +280,38 @@ mod tests {
         assert_eq!(record.event_tokens, [1, 2]);
         assert_eq!(record.output_hash, None, "not all ids are known");
         assert!(record.is_ok());
+    }
+
+    #[test]
+    fn what_came_at_one_instant_came_together() {
+        let mut in_flight = in_flight(true);
+        for (at_ns, gap) in [(200, None), (210, Some(10)), (210, Some(0))] {
+            let found = in_flight.on_tokens(tokens(at_ns, 1, Some(1)));
+            assert_eq!(found.unwrap(), gap);
+        }
+        let ending = Ending::Finished(FinishReason::Length, usage(5, 3));
+        let (_, record) = in_flight.end(7, 210, ending).unwrap();
+        assert_eq!(record.token_ns, [200, 210], "no gap of zero");
+        assert_eq!((record.event_tokens, record.output_tokens), (vec![1, 2], 3));
+    }
+
+    #[test]
+    fn a_server_counts_its_prompts_itself_and_sends_when_it_can() {
+        for (kind, ok, input) in [(BackendKind::Http, true, 9), (BackendKind::Mock, false, 5)] {
+            let mut in_flight = InFlight {
+                requests: in_flight(true).requests,
+                ..InFlight::for_backend(kind)
+            };
+            in_flight.measured = 1;
+            in_flight.on_sent(7, 120).unwrap();
+            for at_ns in [200, 210, 220] {
+                in_flight.on_tokens(tokens(at_ns, 1, None)).unwrap();
+            }
+            let ending = Ending::Finished(FinishReason::Length, usage(9, 3));
+            let (_, record) = in_flight.end(7, 225, ending).unwrap();
+            assert_eq!((record.is_ok(), record.input_tokens), (ok, input));
+            assert_eq!((record.scheduled_ns, record.sent_ns), (90, 120));
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(crate) fn open(plan: &ModelPlan, backend: BackendKind, progress: Progress) -
     };
     Ok(match backend {
         BackendKind::Lockstep => Opened::Lockstep(Box::new(LockstepOptions::find(&options)?)),
-        BackendKind::Engine | BackendKind::Mock => {
+        BackendKind::Engine | BackendKind::Mock | BackendKind::Http => {
             Opened::Engine(Box::new(Checkpoint::open(&options)?))
         }
     })

@@ -191,7 +191,7 @@ fn serve(backend: &mut dyn Backend, request: Request) -> Result<Output> {
                     return Ok(output);
                 }
                 Event::Failed { error, .. } => return Err(Failure::run(error)),
-                Event::Step(_) => {}
+                Event::Sent { .. } | Event::Step(_) => {}
             }
         }
     }

@@ -66,6 +66,7 @@ pub(crate) fn run(core: &mut EngineCore, prompts: &[&[u32]], n: usize) -> Output
             Event::Finished { request, usage, .. } => outputs[request as usize].usage = usage,
             Event::Failed { error, .. } => panic!("{error}"),
             Event::Step(step) => steps.push(step),
+            Event::Sent { .. } => panic!("sent when submitted"),
         }
     }
     let mut seen = seen.lock().unwrap();

@@ -81,7 +81,7 @@ impl Loop {
                     at_ns,
                     error,
                 } => (request, at_ns, Outcome::Failed(error)),
-                Event::Step(_) => continue,
+                Event::Sent { .. } | Event::Step(_) => continue,
             };
             let mut record = self.in_flight.remove(&id).expect("in flight");
             record.finished_ns = at_ns;
