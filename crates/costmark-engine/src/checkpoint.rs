@@ -17,7 +17,6 @@ use crate::builtin;
 use crate::config::{self, ModelConfig};
 use crate::error::{EngineError, Result};
 use crate::hub::{self, HubId, HubOptions, Wanted};
-use crate::linear::repacking_pays;
 use crate::tokenizer::TokenizerSource;
 use crate::weights::gguf::GgufWeights;
 use crate::weights::layout::matrices;
@@ -266,12 +265,6 @@ impl Checkpoint {
             if has(|format| matches!(format, TensorFormat::F16 | TensorFormat::BF16)) {
                 self.notes
                     .push("16-bit weights are widened to f32 inside each product (exact)".into());
-            }
-            if has(|format| !format.is_float()) && repacking_pays() {
-                self.notes.push(
-                    "candle keeps a second, repacked copy of the quantised matrices on this CPU"
-                        .into(),
-                );
             }
         }
     }

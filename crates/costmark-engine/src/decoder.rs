@@ -140,10 +140,11 @@ impl Decoder {
         let mut delta: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let (sum, x) = ops.add_norm(residual, delta.as_ref(), &layer.input_norm)?;
+            let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
             let input = AttentionInput {
-                q: &layer.q.forward(&x)?,
-                k: &layer.k.forward(&x)?,
-                v: &layer.v.forward(&x)?,
+                q: &q,
+                k: &k,
+                v: &v,
                 qk_norm: layer.qk_norm.as_ref(),
                 rotations: &rotations,
                 batch,
@@ -151,7 +152,7 @@ impl Decoder {
             let attended = ops.attend(index, &input)?; // (tokens, heads · head_dim)
             let attended = layer.o.forward(&attended)?;
             let (sum, x) = ops.add_norm(sum, Some(&attended), &layer.mlp_norm)?;
-            let (gate, up) = (layer.gate.forward(&x)?, layer.up.forward(&x)?);
+            let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
             delta = Some(layer.down.forward(&ops.silu_mul(&gate, &up)?)?);
             residual = sum;
         }

@@ -1,11 +1,19 @@
 //! The one seam behind which every matrix product with weights lives.
 //!
 //! [`Linear::forward`] takes activations `(tokens, in)` in f32 and returns `(tokens, out)`
-//! in f32, whatever the weights are stored as. Faster products replace the inside of this
-//! file and nothing else.
+//! in f32, whatever the weights are stored as. Faster products replace what is behind it
+//! and nothing else.
+//!
+//! On the CPU: [`packed`] lays the weights out for streaming, [`activations`] rounds what
+//! they are multiplied with, [`product`] shares the work out to threads, [`isa`] holds the
+//! kernels, [`portable`] says the same in plain Rust.
 
+mod activations;
 mod cpu;
-mod floats;
+mod isa;
+mod packed;
+mod portable;
+mod product;
 #[cfg(test)]
 mod tests;
 
@@ -14,9 +22,8 @@ use std::sync::Arc;
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Tensor};
 
-use self::cpu::few_rows_f32;
-pub(crate) use self::cpu::{CpuMatrix, Values, blocks, repacking_pays};
-use crate::error::Result;
+pub(crate) use self::cpu::CpuMatrix;
+use crate::error::{EngineError, Result};
 
 /// A weight matrix `(out, in)` ready for products with activations, and for looking up
 /// its rows (an embedding table tied to the output projection is one `Linear`).
@@ -28,12 +35,11 @@ pub struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weight {
-    /// ggml blocks along `in`, multiplied by candle, which keeps a repacked copy on some
-    /// CPUs; activations are quantised on the fly.
+    /// ggml blocks along `in` on another device, multiplied by candle.
     Quantized(Arc<QTensor>),
-    /// ggml blocks or 16-bit floats on the CPU, held once.
+    /// In the CPU's memory, held once.
     Cpu(Arc<CpuMatrix>),
-    /// `(out, in)` in a float type that the device multiplies well.
+    /// `(out, in)` in a float type on another device.
     Dense(Tensor),
 }
 
@@ -69,21 +75,42 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit or the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match &self.weight {
-            Weight::Quantized(weight) => QMatMul::QTensor(Arc::clone(weight)).forward(x)?,
-            Weight::Cpu(matrix) => matrix.forward(x)?,
-            Weight::Dense(weight) => match few_rows_f32(weight, x)? {
-                Some(y) => y,
-                None => x
+        let [y] = Self::forward_all([self], x)?;
+        Ok(y)
+    }
+
+    /// The same activations `(tokens, in)` f32 with several matrices → `(tokens, out)` f32
+    /// each. On the CPU they are rounded once, and all products are one piece of work.
+    ///
+    /// # Errors
+    /// When the shapes do not fit or the device fails.
+    pub fn forward_all<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let matrices: Vec<&CpuMatrix> = linears
+            .iter()
+            .filter_map(|linear| match &linear.weight {
+                Weight::Cpu(matrix) => Some(matrix.as_ref()),
+                _ => None,
+            })
+            .collect();
+        let mut on_cpu = CpuMatrix::forward_all(&matrices, x)?.into_iter();
+        let mut outputs = linears.map(|_| x.clone());
+        for (linear, output) in linears.iter().zip(&mut outputs) {
+            let y = match &linear.weight {
+                Weight::Quantized(weight) => QMatMul::QTensor(Arc::clone(weight)).forward(x)?,
+                Weight::Cpu(_) => on_cpu
+                    .next()
+                    .ok_or_else(|| EngineError::Run("a product is missing".into()))?,
+                Weight::Dense(weight) => x
                     .to_dtype(weight.dtype())?
                     .matmul(&weight.t()?)?
                     .to_dtype(DType::F32)?,
-            },
-        };
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(bias)?),
-            None => Ok(y),
+            };
+            *output = match &linear.bias {
+                Some(bias) => y.broadcast_add(bias)?,
+                None => y,
+            };
         }
+        Ok(outputs)
     }
 
     /// Rows of the matrix: ids `(tokens)` u32 → `(tokens, in)` f32. Only these rows are

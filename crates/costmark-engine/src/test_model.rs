@@ -9,7 +9,7 @@ use crate::config::{Family, ModelConfig, Rope, RopeScaling};
 use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::linear::Linear;
-use crate::weights::{TensorFormat, WeightSource};
+use crate::weights::{TensorFormat, WeightSource, blocks};
 
 /// Every family's switches, with more query than key heads.
 pub(crate) fn config(family: Family) -> ModelConfig {
@@ -74,7 +74,7 @@ impl WeightSource for RandomWeights {
         // Keeps activations near 1 in size: greedy choices are then far from ties.
         let spread = 2.0 / (input as f32).sqrt();
         let weight = self.values(name, out * input, 0.0, spread);
-        let weight = Tensor::from_vec(weight, (out as usize, input as usize), &Device::Cpu)?;
+        let weight: Vec<u8> = weight.iter().flat_map(|w| w.to_le_bytes()).collect();
         let bias = match bias {
             true => {
                 let values = self.values(&format!("{name}.bias"), out, 0.0, 0.5);
@@ -82,7 +82,8 @@ impl WeightSource for RandomWeights {
             }
             false => None,
         };
-        Ok(Linear::dense(weight, bias))
+        let shape = (out as usize, input as usize);
+        blocks::linear(&weight, TensorFormat::F32, shape, bias, &Device::Cpu)
     }
 
     fn vector(&mut self, name: &str, len: u64) -> Result<Tensor> {

@@ -1,15 +1,31 @@
-//! Every way to multiply against plain sums in f64.
+//! Every way to multiply: against plain Rust bit for bit, against sums in f64, and against
+//! candle's products.
 
 use std::borrow::Cow;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
+use proptest::prelude::*;
 
-use super::{CpuMatrix, Linear, Values, blocks};
-use crate::weights::TensorFormat;
+use super::activations::{Activations, Rounding};
+use super::isa::Isa;
+use super::packed::Packed;
+use super::{Linear, product};
+use crate::weights::{TensorFormat, blocks};
 
 const OUTPUTS: usize = 136;
 const WIDTH: usize = 512;
+
+const PACKED: [TensorFormat; 8] = [
+    TensorFormat::F32,
+    TensorFormat::F16,
+    TensorFormat::BF16,
+    TensorFormat::Q8_0,
+    TensorFormat::Q4_0,
+    TensorFormat::Q4K,
+    TensorFormat::Q5K,
+    TensorFormat::Q6K,
+];
 
 /// Numbers between -1 and 1 without pattern.
 fn noise(len: usize, seed: u32) -> Vec<f32> {
@@ -23,18 +39,37 @@ fn noise(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(|_| next() as f32).collect()
 }
 
+fn tensor(values: Vec<f32>, rows: usize) -> Tensor {
+    let width = values.len() / rows;
+    Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
+}
+
 fn vec(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The weights as stored, and the product with them.
-fn matrix(format: TensorFormat) -> (Vec<f32>, Linear) {
-    let shape = (OUTPUTS, WIDTH);
-    let weights = Tensor::from_vec(noise(OUTPUTS * WIDTH, 1), shape, &Device::Cpu).unwrap();
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Stored bytes of `weights`, and the values they stand for.
+fn stored(
+    weights: Vec<f32>,
+    outputs: usize,
+    width: usize,
+    format: TensorFormat,
+) -> (Vec<u8>, Vec<f32>) {
+    let weights = Tensor::from_vec(weights, (outputs, width), &Device::Cpu).unwrap();
     let stored = QTensor::quantize(&weights, format.ggml()).unwrap();
-    let bytes = stored.data().unwrap();
-    let linear = crate::weights::blocks::linear(&bytes, format, shape, None, &Device::Cpu).unwrap();
-    (vec(&stored.dequantize(&Device::Cpu).unwrap()), linear)
+    let values = vec(&stored.dequantize(&Device::Cpu).unwrap());
+    (stored.data().unwrap().into_owned(), values)
+}
+
+fn matrix(format: TensorFormat) -> (Vec<f32>, Linear) {
+    let (bytes, values) = stored(noise(OUTPUTS * WIDTH, 1), OUTPUTS, WIDTH, format);
+    let shape = (OUTPUTS, WIDTH);
+    let linear = blocks::linear(&bytes, format, shape, None, &Device::Cpu).unwrap();
+    (values, linear)
 }
 
 /// `x` as the product with weights of this format sees it.
@@ -48,19 +83,130 @@ fn rounded(x: &Tensor, format: TensorFormat) -> Vec<f32> {
     vec(&rounded.dequantize(&Device::Cpu).unwrap())
 }
 
-fn worst_error(y: &[f32], weights: &[f32], x: &[f32]) -> f64 {
+/// Greatest error of `y` relative to the magnitudes that were summed up.
+fn worst_error(y: &[f32], weights: &[f32], x: &[f32], width: usize) -> f64 {
+    let outputs = weights.len() / width;
     let mut worst = 0f64;
-    for (y, x) in y.chunks_exact(OUTPUTS).zip(x.chunks_exact(WIDTH)) {
-        for (y, w) in y.iter().zip(weights.chunks_exact(WIDTH)) {
-            let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(w * x)).sum();
-            // Sums of this many products of this size are around this large.
-            let scale = (WIDTH as f64).sqrt() / 3.0;
-            worst = worst.max((f64::from(*y) - exact).abs() / scale);
+    for (y, x) in y.chunks_exact(outputs).zip(x.chunks_exact(width)) {
+        for (y, w) in y.iter().zip(weights.chunks_exact(width)) {
+            let products = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let magnitude: f64 = products.clone().map(f64::abs).sum();
+            let error = (f64::from(*y) - products.sum::<f64>()).abs();
+            // NaN must not pass.
+            if error > 0.0 || error.is_nan() {
+                worst = worst.max(error / magnitude);
+                assert!(!error.is_nan(), "{y}");
+            }
         }
     }
     worst
 }
 
+/// Random stored bytes of a matrix. The scales of blocks are finite.
+fn random_bytes(format: TensorFormat, outputs: usize, width: usize, seed: u32) -> Vec<u8> {
+    let len = format.bytes(outputs as u64, width as u64) as usize;
+    let mut bytes: Vec<u8> = noise(len, seed)
+        .iter()
+        .map(|v| ((v + 1.0) * 128.0) as u8)
+        .collect();
+    if format.is_float() {
+        let size = format.block_bytes() as usize;
+        for (value, v) in bytes.chunks_exact_mut(size).zip(noise(len / size, seed)) {
+            match format {
+                TensorFormat::F32 => value.copy_from_slice(&v.to_le_bytes()),
+                TensorFormat::F16 => value.copy_from_slice(&half::f16::from_f32(v).to_le_bytes()),
+                _ => value.copy_from_slice(&half::bf16::from_f32(v).to_le_bytes()),
+            }
+        }
+        return bytes;
+    }
+    let scales: &[usize] = match format {
+        TensorFormat::Q6K => &[208],
+        TensorFormat::Q4K | TensorFormat::Q5K => &[0, 2],
+        _ => &[0],
+    };
+    for block in bytes.chunks_exact_mut(format.block_bytes() as usize) {
+        // Any sign; exponents up to 2^14, subnormal numbers and zeros among them.
+        scales.iter().for_each(|at| block[at + 1] &= 0b1011_1111);
+        if block[scales[0]] < 16 {
+            block.fill(0);
+        }
+    }
+    bytes
+}
+
+/// Rows of activations of very different sizes, some all zero.
+fn activations(rows: usize, width: usize, seed: u32) -> Vec<f32> {
+    let mut x = noise(rows * width, seed ^ 99);
+    for (i, part) in x.chunks_mut(32).enumerate() {
+        let scale = [1.0, 0.0, 1e-3, 300.0, 1e-30, 7.0, 1e-7][(i + seed as usize) % 7];
+        part.iter_mut().for_each(|v| *v *= scale);
+    }
+    x
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// The kernels of this machine give the bits that plain Rust gives.
+    #[test]
+    fn kernels_equal_plain_rust(
+        outputs in 1usize..45, blocks in 0usize..4, odd in 0usize..40,
+        rows in 0usize..18, first in 0usize..3, seed in any::<u32>(),
+    ) {
+        for format in PACKED {
+            let width = match format.is_float() {
+                true => 32 * blocks + odd,
+                false => blocks * format.block_len() as usize,
+            };
+            let bytes = random_bytes(format, outputs, width, seed);
+            let packed = Packed::new(&bytes, format, outputs, width).unwrap();
+            let x = activations(rows, width, seed);
+            let x = Activations::new(&x, width, Rounding::of(format), Isa::Portable);
+            let (panels, lot) = (first.min(packed.panels())..packed.panels(), first.min(rows)..rows);
+            // Whatever was there before does not count.
+            let mut ours = vec![[f32::NAN; 8]; panels.len() * lot.len()];
+            let mut plain = vec![[7.0; 8]; panels.len() * lot.len()];
+            Isa::detect().tile(&packed, panels.clone(), &x, lot.clone(), &mut ours);
+            Isa::Portable.tile(&packed, panels, &x, lot, &mut plain);
+            prop_assert_eq!(bits(ours.as_flattened()), bits(plain.as_flattened()), "{}", format);
+        }
+    }
+
+    /// So does rounding, and candle's gives the same values.
+    #[test]
+    fn rounding_equals_plain_rust_and_candle(blocks in 1usize..4, seed in any::<u32>(), halves in any::<bool>()) {
+        let mut x = activations(1, 256 * blocks, seed);
+        if halves {
+            // Many values halfway between two integers.
+            x.iter_mut().for_each(|v| *v = (*v * 20.0).round() / 2.0);
+            x[0] = 127.0;
+        }
+        for (kind, ggml) in [(Rounding::Groups, GgmlDType::Q8_0), (Rounding::Supers, GgmlDType::Q8K)] {
+            let ours = Activations::new(&x, x.len(), kind, Isa::detect());
+            let plain = Activations::new(&x, x.len(), kind, Isa::Portable);
+            let theirs = QTensor::quantize(&tensor(x.clone(), 1), ggml).unwrap();
+            let theirs = vec(&theirs.dequantize(&Device::Cpu).unwrap());
+            let byte = |quads: &[i32], i: usize| f32::from(quads[i / 4].to_le_bytes()[i % 4] as i8);
+            let values: Vec<f32> = match (&ours, &plain) {
+                (Activations::Groups(a, _), Activations::Groups(b, _)) => {
+                    prop_assert_eq!(a, b);
+                    a.iter().flat_map(|g| (0..32).map(|i| byte(&g.quads, i) * g.scale)).collect()
+                }
+                (Activations::Supers(a, _), Activations::Supers(b, _)) => {
+                    prop_assert_eq!(a, b);
+                    a.iter().flat_map(|g| (0..256).map(|i| byte(&g.quads, i) * g.scale)).collect()
+                }
+                _ => unreachable!(),
+            };
+            for (a, b) in values.iter().zip(&theirs) {
+                prop_assert!(a == b, "{kind:?}: {a} {b}");
+            }
+        }
+    }
+}
+
+/// The stated error: rounding in f32 only, relative to the magnitudes summed up.
 #[test]
 fn products_are_right_for_any_number_of_rows() {
     for format in TensorFormat::ALL {
@@ -69,31 +215,68 @@ fn products_are_right_for_any_number_of_rows() {
             continue;
         }
         let (weights, linear) = matrix(format);
-        for rows in [1, 2, 4, 7, 24, 25, 64, 65, 70] {
+        for rows in [0, 1, 2, 4, 7, 24, 65, 130] {
             let x = Tensor::from_vec(noise(rows * WIDTH, 7), (rows, WIDTH), &Device::Cpu).unwrap();
             let y = linear.forward(&x).unwrap();
             assert_eq!(y.dims(), [rows, OUTPUTS]);
-            let error = worst_error(&vec(&y), &weights, &rounded(&x, format));
-            assert!(error < 1e-5, "{format} with {rows} rows: {error}");
+            if rows > 0 {
+                let error = worst_error(&vec(&y), &weights, &rounded(&x, format), WIDTH);
+                assert!(error < 1e-6, "{format} with {rows} rows: {error}");
+            }
         }
     }
 }
 
-/// The same activations give the same result in any company.
+/// Weights and activations of extreme but finite size.
+#[test]
+fn extreme_scales_stay_right() {
+    for format in PACKED {
+        for (weight_scale, x_scale) in [(1e4f32, 1e6f32), (1e-4, 1e-2), (1.0, 1e5), (100.0, 1e-3)] {
+            let weights = noise(16 * 512, 3)
+                .iter()
+                .map(|w| w * weight_scale)
+                .collect();
+            let (bytes, weights) = stored(weights, 16, 512, format);
+            let linear = blocks::linear(&bytes, format, (16, 512), None, &Device::Cpu).unwrap();
+            let x = tensor(noise(3 * 512, 4).iter().map(|x| x * x_scale).collect(), 3);
+            let y = vec(&linear.forward(&x).unwrap());
+            let error = worst_error(&y, &weights, &rounded(&x, format), 512);
+            assert!(error < 1e-6, "{format} {weight_scale} {x_scale}: {error}");
+        }
+    }
+}
+
+/// A value that is not finite shows in the result; it is not rounded away.
+#[test]
+fn values_that_are_not_finite_show() {
+    for format in PACKED {
+        let (_, linear) = matrix(format);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = noise(2 * WIDTH, 5);
+            x[WIDTH + 100] = bad;
+            let y = vec(&linear.forward(&tensor(x, 2)).unwrap());
+            assert!(y[..OUTPUTS].iter().all(|y| y.is_finite()), "{format}");
+            assert!(
+                y[OUTPUTS..].iter().all(|y| !y.is_finite()),
+                "{format} {bad}"
+            );
+        }
+    }
+}
+
+/// The same bits in any company, on any number of threads, beside any other matrix.
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
-    for format in [
-        TensorFormat::BF16,
-        TensorFormat::F32,
-        TensorFormat::Q4K,
-        TensorFormat::Q8_0,
-    ] {
+    let x = tensor(noise(150 * WIDTH, 3), 150);
+    let (_, other) = matrix(TensorFormat::Q6K);
+    for format in PACKED {
         let (_, linear) = matrix(format);
-        let x = Tensor::from_vec(noise(80 * WIDTH, 3), (80, WIDTH), &Device::Cpu).unwrap();
         let all = vec(&linear.forward(&x).unwrap());
-        let alone = vec(&linear.forward(&x.narrow(0, 5, 1).unwrap()).unwrap());
-        for (a, b) in alone.iter().zip(&all[5 * OUTPUTS..]) {
-            assert!((a - b).abs() < 1e-4, "{format}: {a} {b}");
+        for (first, rows) in [(5, 1), (64, 2), (130, 20), (0, 70)] {
+            let part = x.narrow(0, first, rows).unwrap();
+            let [_, part] = Linear::forward_all([&other, &linear], &part).unwrap();
+            let expected = &all[first * OUTPUTS..][..rows * OUTPUTS];
+            assert_eq!(bits(&vec(&part)), bits(expected), "{format}");
         }
     }
 }
@@ -115,34 +298,49 @@ fn rows_are_looked_up_and_bytes_counted() {
 #[test]
 fn a_bias_is_added_to_every_row() {
     let bias = Tensor::from_vec(noise(OUTPUTS, 9), OUTPUTS, &Device::Cpu).unwrap();
-    let stored = vec![half::bf16::ZERO; OUTPUTS * WIDTH];
-    let matrix = CpuMatrix::new(Values::BF16(stored), OUTPUTS, WIDTH);
-    let linear = Linear::on_cpu(matrix, Some(bias.clone()));
-    let y = linear
-        .forward(&Tensor::ones((2, WIDTH), candle_core::DType::F32, &Device::Cpu).unwrap())
-        .unwrap();
+    let zeros = vec![0u8; 2 * OUTPUTS * WIDTH];
+    let shape = (OUTPUTS, WIDTH);
+    let format = TensorFormat::BF16;
+    let linear = blocks::linear(&zeros, format, shape, Some(bias.clone()), &Device::Cpu).unwrap();
+    let y = linear.forward(&tensor(vec![1.0; 2 * WIDTH], 2)).unwrap();
     for row in vec(&y).chunks_exact(OUTPUTS) {
         assert_eq!(row, vec(&bias));
     }
 }
 
-/// candle's repacked products, used on other CPUs, and ours agree.
 #[test]
-fn both_products_with_blocks_agree() {
-    let weights = noise(OUTPUTS * WIDTH, 1);
-    let weights = Tensor::from_vec(weights, (OUTPUTS, WIDTH), &Device::Cpu).unwrap();
-    let stored = QTensor::quantize(&weights, GgmlDType::Q6K).unwrap();
-    let values = Values::Blocks(blocks(&stored.data().unwrap(), GgmlDType::Q6K).unwrap());
-    let ours = Linear::on_cpu(CpuMatrix::new(values, OUTPUTS, WIDTH), None);
-    let bytes = stored.data().unwrap().into_owned();
-    let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, GgmlDType::Q6K).unwrap();
-    let theirs = Linear::quantized(QTensor::new(storage, (OUTPUTS, WIDTH)).unwrap(), None);
-    assert_eq!(ours.dtype_name(), theirs.dtype_name());
-    for rows in [1, 9, 70] {
-        let x = Tensor::from_vec(noise(rows * WIDTH, 5), (rows, WIDTH), &Device::Cpu).unwrap();
-        let (a, b) = (ours.forward(&x).unwrap(), theirs.forward(&x).unwrap());
-        for (a, b) in vec(&a).iter().zip(vec(&b)) {
-            assert!((a - b).abs() < 1e-3, "{rows} rows: {a} {b}");
+fn what_does_not_fit_is_an_error() {
+    let (_, linear) = matrix(TensorFormat::Q8_0);
+    assert!(linear.forward(&tensor(noise(64, 1), 1)).is_err());
+    let short = [0u8; 100];
+    for format in PACKED {
+        assert!(blocks::linear(&short, format, (2, 256), None, &Device::Cpu).is_err());
+    }
+    assert!(product::multiply(&[], &[], 0, Isa::detect()).is_empty());
+}
+
+/// candle's products with the same blocks.
+#[test]
+fn candle_agrees() {
+    for format in [
+        TensorFormat::Q8_0,
+        TensorFormat::Q4_0,
+        TensorFormat::Q4K,
+        TensorFormat::Q5K,
+        TensorFormat::Q6K,
+    ] {
+        let (bytes, _) = stored(noise(OUTPUTS * WIDTH, 1), OUTPUTS, WIDTH, format);
+        let shape = (OUTPUTS, WIDTH);
+        let ours = blocks::linear(&bytes, format, shape, None, &Device::Cpu).unwrap();
+        let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, format.ggml()).unwrap();
+        let theirs = Linear::quantized(QTensor::new(storage, shape).unwrap(), None);
+        assert_eq!(ours.dtype_name(), theirs.dtype_name());
+        for rows in [1, 9, 70] {
+            let x = tensor(noise(rows * WIDTH, 5), rows);
+            let (a, b) = (ours.forward(&x).unwrap(), theirs.forward(&x).unwrap());
+            for (a, b) in vec(&a).iter().zip(vec(&b)) {
+                assert!((a - b).abs() < 1e-4, "{format}, {rows} rows: {a} {b}");
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ pub mod layout;
 mod mmap;
 pub mod progress;
 pub mod safetensors;
-mod stored;
+pub(crate) mod stored;
 pub mod synthetic;
 
 use candle_core::Tensor;

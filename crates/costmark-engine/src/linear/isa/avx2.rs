@@ -1,0 +1,111 @@
+//! Products with AVX2, FMA and F16C.
+//!
+//! Lane `l` of every vector belongs to row `l` of the panel. A weight vector is loaded (and
+//! unpacked) once for up to [`BLOCK_ROWS`] rows of activations, each of which meets it as a
+//! broadcast of four bytes or one float.
+
+mod floats;
+mod groups;
+mod round;
+mod supers;
+mod unpack;
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::Sums;
+use crate::linear::activations::Activations;
+use crate::linear::packed::{Packed, Scales, Vector};
+use crate::weights::TensorFormat;
+
+pub(super) use self::round::{round_group, round_super};
+
+/// See [`Isa::tile`](super::Isa::tile).
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn tile(
+    matrix: &Packed,
+    panels: Range<usize>,
+    x: &Activations<'_>,
+    rows: Range<usize>,
+    out: &mut [Sums],
+) {
+    match (matrix.format(), x) {
+        (TensorFormat::F32, Activations::Exact(x, _)) => {
+            floats::tile::<{ floats::F32 }>(matrix, panels, x, rows, out);
+        }
+        (TensorFormat::F16, Activations::Exact(x, _)) => {
+            floats::tile::<{ floats::F16 }>(matrix, panels, x, rows, out);
+        }
+        (TensorFormat::BF16, Activations::Exact(x, _)) => {
+            floats::tile::<{ floats::BF16 }>(matrix, panels, x, rows, out);
+        }
+        (TensorFormat::Q8_0, Activations::Groups(x, per_row)) => {
+            groups::tile::<false>(matrix, panels, x, *per_row, rows, out);
+        }
+        (TensorFormat::Q4_0, Activations::Groups(x, per_row)) => {
+            groups::tile::<true>(matrix, panels, x, *per_row, rows, out);
+        }
+        (_, Activations::Supers(x, per_row)) => {
+            supers::tile(matrix, panels, x, *per_row, rows, out);
+        }
+        _ => debug_assert!(false, "activations were rounded for another format"),
+    }
+}
+
+/// Calls `$kernel::<…, R>` for rows in blocks of at most four, with `R` the block's rows.
+macro_rules! in_blocks_of_four {
+    ($rows:expr, |$first:ident, $R:ident| $body:block) => {{
+        let rows: std::ops::Range<usize> = $rows;
+        let mut $first = rows.start;
+        while rows.end - $first >= 4 {
+            const $R: usize = 4;
+            $body
+            $first += 4;
+        }
+        match rows.end - $first {
+            3 => {
+                const $R: usize = 3;
+                $body
+            }
+            2 => {
+                const $R: usize = 2;
+                $body
+            }
+            1 => {
+                const $R: usize = 1;
+                $body
+            }
+            _ => {}
+        }
+    }};
+}
+use in_blocks_of_four;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load(vector: &Vector) -> __m256i {
+    // SAFETY: the reference is to 32 readable bytes, aligned to 32.
+    unsafe { _mm256_load_si256(std::ptr::from_ref(vector).cast()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_scales(scales: &Scales) -> __m256 {
+    // SAFETY: the reference is to 16 readable bytes.
+    let bits = unsafe { _mm_loadu_si128(std::ptr::from_ref(scales).cast()) };
+    _mm256_cvtph_ps(bits)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_sums(sums: &Sums) -> __m256 {
+    // SAFETY: the reference is to eight floats.
+    unsafe { _mm256_loadu_ps(sums.as_ptr()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn store_sums(sums: &mut Sums, values: __m256) {
+    // SAFETY: the reference is to eight floats.
+    unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), values) }
+}

@@ -1,0 +1,292 @@
+//! Matrices laid out for streaming: what a product reads next always comes next in memory.
+//!
+//! Eight consecutive rows of the matrix (outputs of the product) make a *panel*. A row's
+//! stored blocks are cut into words of four bytes, and word `i` of all eight rows lies side
+//! by side in one 32-byte vector: lane `l` belongs to row `l`, so that eight sums grow side
+//! by side and none is ever taken across lanes. Nothing is added and nothing is dropped
+//! (the last panel is filled up with zeros): a format's bytes per weight are those of its
+//! file. The f16 scales of its blocks lie apart, eight rows side by side.
+//!
+//! | format | words of a block, in order | f16 scales |
+//! |---|---|---|
+//! | `f32`, `bf16`, `f16` | the value, or two of them; `f16` first all eight first ones | |
+//! | `q8_0` | 32 × i8 | `d` |
+//! | `q4_0` | 32 × 4 bits | `d` |
+//! | `q4_k` | 6-bit scales and minima, 256 × 4 bits | `d`, `dmin` |
+//! | `q5_k` | 6-bit scales and minima, 256 × 1 bit, 256 × 4 bits | `d`, `dmin` |
+//! | `q6_k` | 256 × 4 bits, 256 × 2 bits, 16 × i8 scales | `d` |
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::weights::TensorFormat;
+
+/// Rows of a panel.
+pub(crate) const LANES: usize = 8;
+
+/// One word of each row of a panel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(align(32))]
+pub(crate) struct Vector(pub(crate) [u8; 4 * LANES]);
+
+/// One f16 of each row of a panel, as bits.
+pub(crate) type Scales = [u16; LANES];
+
+/// Where the parts of a stored block lie.
+struct Parts {
+    /// Values of a block.
+    len: usize,
+    /// Bytes of a block.
+    bytes: usize,
+    /// The words.
+    body: Range<usize>,
+    /// Offsets of the f16 scales.
+    scales: &'static [usize],
+}
+
+impl Parts {
+    fn of(format: TensorFormat) -> Option<Self> {
+        let parts = |len, bytes, body, scales| {
+            Some(Self {
+                len,
+                bytes,
+                body,
+                scales,
+            })
+        };
+        match format {
+            TensorFormat::F32 => parts(1, 4, 0..4, &[]),
+            TensorFormat::F16 | TensorFormat::BF16 => parts(2, 4, 0..4, &[]),
+            TensorFormat::Q8_0 => parts(32, 34, 2..34, &[0]),
+            TensorFormat::Q4_0 => parts(32, 18, 2..18, &[0]),
+            TensorFormat::Q4K => parts(256, 144, 4..144, &[0, 2]),
+            TensorFormat::Q5K => parts(256, 176, 4..176, &[0, 2]),
+            TensorFormat::Q6K => parts(256, 210, 0..208, &[208]),
+            _ => None,
+        }
+    }
+
+    fn words(&self) -> usize {
+        self.body.len() / 4
+    }
+}
+
+/// A matrix `(outputs, width)` in panels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Packed {
+    format: TensorFormat,
+    outputs: usize,
+    width: usize,
+    /// `(panels, blocks of a row, words of a block)`.
+    vectors: Vec<Vector>,
+    /// `(panels, blocks of a row, scales of a block)`.
+    scales: Vec<Scales>,
+    /// Vectors and scales of a panel.
+    stride: (usize, usize),
+}
+
+/// Eight rows of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    pub(crate) vectors: &'a [Vector],
+    pub(crate) scales: &'a [Scales],
+}
+
+impl Packed {
+    /// Whether matrices of this format can be packed.
+    pub(crate) fn takes(format: TensorFormat) -> bool {
+        Parts::of(format).is_some()
+    }
+
+    /// Packs stored rows, a few panels per thread at a time. `None` where the format is
+    /// not one of the table above or `bytes` are not `outputs × width` values of it.
+    pub(crate) fn new(
+        bytes: &[u8],
+        format: TensorFormat,
+        outputs: usize,
+        width: usize,
+    ) -> Option<Self> {
+        let parts = Parts::of(format)?;
+        let row_bytes = format.bytes(1, width as u64) as usize;
+        let whole_blocks = format.is_float() || width.is_multiple_of(parts.len);
+        if !whole_blocks || bytes.len() != outputs * row_bytes {
+            return None;
+        }
+        let panels = outputs.div_ceil(LANES);
+        let blocks = width.div_ceil(parts.len);
+        let stride = (blocks * parts.words(), blocks * parts.scales.len());
+        let mut packed = Self {
+            format,
+            outputs,
+            width,
+            vectors: vec![Vector([0; 4 * LANES]); panels * stride.0],
+            scales: vec![[0; LANES]; panels * stride.1],
+            stride,
+        };
+        if stride.0 == 0 || row_bytes == 0 {
+            return Some(packed);
+        }
+        let pack = |(index, vectors): (usize, &mut [Vector]), scales: &mut [Scales]| {
+            let first = index * LANES * row_bytes;
+            let end = bytes.len().min(first + LANES * row_bytes);
+            let rows = bytes[first..end].chunks_exact(row_bytes);
+            for (lane, row) in rows.enumerate() {
+                parts.pack_row(row, lane, vectors, scales);
+            }
+            if format == TensorFormat::F16 {
+                vectors.iter_mut().for_each(split_pairs);
+            }
+        };
+        let vectors = packed.vectors.par_chunks_mut(stride.0).enumerate();
+        if stride.1 == 0 {
+            vectors.for_each(|panel| pack(panel, &mut []));
+        } else {
+            let scales = packed.scales.par_chunks_mut(stride.1);
+            vectors
+                .zip(scales)
+                .for_each(|(panel, scales)| pack(panel, scales));
+        }
+        Some(packed)
+    }
+
+    pub(crate) fn format(&self) -> TensorFormat {
+        self.format
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.outputs.div_ceil(LANES)
+    }
+
+    /// Bytes of the weights without what fills up the last panel.
+    pub(crate) fn bytes(&self) -> usize {
+        self.format.bytes(self.outputs as u64, self.width as u64) as usize
+    }
+
+    pub(crate) fn panel(&self, index: usize) -> Panel<'_> {
+        let (vectors, scales) = self.stride;
+        Panel {
+            vectors: &self.vectors[index * vectors..][..vectors],
+            scales: &self.scales[index * scales..][..scales],
+        }
+    }
+
+    /// A row as it was stored.
+    pub(crate) fn row(&self, index: usize) -> Vec<u8> {
+        let row_bytes = self.format.bytes(1, self.width as u64) as usize;
+        let mut row = vec![0u8; row_bytes];
+        let Some(parts) = Parts::of(self.format) else {
+            return row;
+        };
+        let Panel { vectors, scales } = self.panel(index / LANES);
+        let lane = index % LANES;
+        for (block, bytes) in row.chunks_mut(parts.bytes).enumerate() {
+            let scales = &scales[block * parts.scales.len()..];
+            for (&at, scale) in parts.scales.iter().zip(scales) {
+                bytes[at..at + 2].copy_from_slice(&scale[lane].to_le_bytes());
+            }
+            let end = parts.body.end.min(bytes.len());
+            let words = bytes[parts.body.start..end].chunks_mut(4);
+            for (word, vector) in words.zip(&vectors[block * parts.words()..]) {
+                let mut vector = *vector;
+                if self.format == TensorFormat::F16 {
+                    join_pairs(&mut vector);
+                }
+                let len = word.len(); // two bytes at the end of an odd row of halves
+                word.copy_from_slice(&vector.0[4 * lane..][..len]);
+            }
+        }
+        row
+    }
+}
+
+impl Parts {
+    /// Spreads a stored row over its lane of a panel.
+    #[inline(always)]
+    fn pack_row(&self, row: &[u8], lane: usize, vectors: &mut [Vector], scales: &mut [Scales]) {
+        let per_block = self.scales.len();
+        for (block, bytes) in row.chunks_exact(self.bytes).enumerate() {
+            for (i, &at) in self.scales.iter().enumerate() {
+                let scale = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+                scales[block * per_block + i][lane] = scale;
+            }
+            let (words, _) = bytes[self.body.clone()].as_chunks::<4>();
+            let vectors = &mut vectors[block * words.len()..][..words.len()];
+            for (word, vector) in words.iter().zip(vectors) {
+                vector.0[4 * lane..4 * lane + 4].copy_from_slice(word);
+            }
+        }
+        // The last of an odd number of halves.
+        let rest = row.len() / self.bytes * self.bytes;
+        if let ([low, high], Some(last)) = (&row[rest..], vectors.last_mut()) {
+            last.0[4 * lane..4 * lane + 2].copy_from_slice(&[*low, *high]);
+        }
+    }
+}
+
+/// From eight pairs of halves to eight first ones and eight second ones, which is how the
+/// instruction that widens them wants them.
+fn split_pairs(vector: &mut Vector) {
+    let pairs = vector.0;
+    for lane in 0..LANES {
+        vector.0[2 * lane..2 * lane + 2].copy_from_slice(&pairs[4 * lane..][..2]);
+        vector.0[2 * (LANES + lane)..][..2].copy_from_slice(&pairs[4 * lane + 2..][..2]);
+    }
+}
+
+/// The other way round.
+fn join_pairs(vector: &mut Vector) {
+    let split = vector.0;
+    for lane in 0..LANES {
+        vector.0[4 * lane..4 * lane + 2].copy_from_slice(&split[2 * lane..][..2]);
+        vector.0[4 * lane + 2..][..2].copy_from_slice(&split[2 * (LANES + lane)..][..2]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PACKED: [TensorFormat; 8] = [
+        TensorFormat::F32,
+        TensorFormat::F16,
+        TensorFormat::BF16,
+        TensorFormat::Q8_0,
+        TensorFormat::Q4_0,
+        TensorFormat::Q4K,
+        TensorFormat::Q5K,
+        TensorFormat::Q6K,
+    ];
+
+    proptest! {
+        /// Every row comes back as it was stored, and no byte is held beyond the last panel.
+        #[test]
+        fn rows_come_back(outputs in 0usize..20, blocks in 0usize..4, odd in 0usize..2, seed in any::<u8>()) {
+            for format in PACKED {
+                let width = if format.is_float() { 2 * blocks + odd } else { blocks * format.block_len() as usize };
+                let row_bytes = format.bytes(1, width as u64) as usize;
+                let bytes: Vec<u8> = (0..outputs * row_bytes).map(|i| (i * 31 + i / 251) as u8 ^ seed).collect();
+                let packed = Packed::new(&bytes, format, outputs, width).unwrap();
+                prop_assert_eq!(packed.bytes(), bytes.len());
+                for index in 0..outputs {
+                    prop_assert_eq!(&packed.row(index)[..], &bytes[index * row_bytes..][..row_bytes], "{}", format);
+                }
+                let held = packed.vectors.len() * 32 + packed.scales.len() * 16;
+                let filled = outputs.next_multiple_of(LANES) * (row_bytes + odd * 2);
+                prop_assert!(held <= filled, "{}: {} for {}", format, held, filled);
+                if outputs > 0 && row_bytes > 0 {
+                    prop_assert!(Packed::new(&bytes[1..], format, outputs, width).is_none());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `(rows, width) · (outputs, width)ᵀ` over all threads, for several matrices at once.
+
+use std::ops::Range;
+
+use super::activations::{Activations, Rounding};
+use super::isa::Isa;
+use super::packed::{LANES, Packed};
+use crate::ops::parallel;
+
+/// Rows of activations taken at a time: with a unit's weights they stay in the second-level
+/// cache while they meet.
+const ROWS: usize = 64;
+/// Bytes of weights in a unit of work when several lots of rows meet them: what a core
+/// keeps in its second-level cache beside the rows.
+const UNIT_BYTES_MANY: usize = 128 * 1024;
+/// The same when every weight is met once.
+const UNIT_BYTES_FEW: usize = 512 * 1024;
+/// Units a thread should find in a product, so that one that is held up leaves little.
+const UNITS_PER_THREAD: usize = 8;
+/// Panels are handed out by this many, which some kernels work on together.
+const PANELS: usize = 4;
+
+/// Some outputs of one of the matrices.
+struct Unit<'a> {
+    matrix: &'a Packed,
+    panels: Range<usize>,
+    /// Where the outputs go, per row.
+    y: Vec<&'a mut [f32]>,
+}
+
+/// `x` `(rows, width)` with each matrix `(outputs, width)`: `(rows, outputs)` for each.
+/// Every weight is read once per [`ROWS`] rows; all matrices are one piece of work, so that
+/// threads are woken once.
+pub(super) fn multiply(matrices: &[&Packed], x: &[f32], rows: usize, isa: Isa) -> Vec<Vec<f32>> {
+    let mut results: Vec<Vec<f32>> = matrices
+        .iter()
+        .map(|matrix| vec![0f32; rows * matrix.outputs()])
+        .collect();
+    let width = matrices.first().map_or(0, |matrix| matrix.width());
+    if rows == 0 || width == 0 {
+        return results;
+    }
+    let kinds = [Rounding::Exact, Rounding::Groups, Rounding::Supers];
+    let activations = kinds.map(|kind| {
+        let used = matrices.iter().any(|m| Rounding::of(m.format()) == kind);
+        used.then(|| Activations::new(x, width, kind, isa))
+    });
+    let panels: usize = matrices.iter().map(|matrix| matrix.panels()).sum();
+    let even = panels.div_ceil(parallel::threads() * UNITS_PER_THREAD);
+    let units = matrices.iter().zip(&mut results);
+    let units: Vec<Unit<'_>> = units
+        .flat_map(|(matrix, y)| split(matrix, y, rows, even))
+        .collect();
+    let multiplications = panels * LANES * width * rows;
+    parallel::for_each(units, multiplications / 4, |unit| {
+        let kind = Rounding::of(unit.matrix.format());
+        let used = kinds.iter().zip(&activations).find(|(k, _)| **k == kind);
+        if let Some((_, Some(x))) = used {
+            unit.run(x, rows, isa);
+        }
+    });
+    results
+}
+
+/// The outputs of a matrix in units of about `even` panels.
+fn split<'a>(matrix: &'a Packed, y: &'a mut [f32], rows: usize, even: usize) -> Vec<Unit<'a>> {
+    let bytes = if rows > ROWS {
+        UNIT_BYTES_MANY
+    } else {
+        UNIT_BYTES_FEW
+    };
+    let most = bytes * matrix.panels().max(1) / matrix.bytes().max(1);
+    let panels = even.min(most).next_multiple_of(PANELS).max(PANELS);
+    let mut units: Vec<Unit<'a>> = (0..matrix.panels())
+        .step_by(panels)
+        .map(|first| Unit {
+            matrix,
+            panels: first..matrix.panels().min(first + panels),
+            y: Vec::with_capacity(rows),
+        })
+        .collect();
+    if matrix.outputs() > 0 {
+        for row in y.chunks_exact_mut(matrix.outputs()) {
+            for (unit, y) in units.iter_mut().zip(row.chunks_mut(panels * LANES)) {
+                unit.y.push(y);
+            }
+        }
+    }
+    units
+}
+
+impl Unit<'_> {
+    fn run(self, x: &Activations<'_>, rows: usize, isa: Isa) {
+        let panels = self.panels.len();
+        let mut sums = vec![[0f32; LANES]; panels * rows.min(ROWS)];
+        let mut y = self.y.into_iter();
+        for first in (0..rows).step_by(ROWS) {
+            let lot = first..rows.min(first + ROWS);
+            let sums = &mut sums[..panels * lot.len()];
+            isa.tile(self.matrix, self.panels.clone(), x, lot.clone(), sums);
+            for (row, y) in y.by_ref().take(lot.len()).enumerate() {
+                for (panel, y) in y.chunks_mut(LANES).enumerate() {
+                    y.copy_from_slice(&sums[panel * lot.len() + row][..y.len()]);
+                }
+            }
+        }
+    }
+}
