@@ -261,11 +261,10 @@ impl Checkpoint {
             all.iter()
                 .any(|m| self.weights.stored_as(&m.name).is_ok_and(wanted))
         };
-        if options.device.is_cpu() {
-            if has(|format| matches!(format, TensorFormat::F16 | TensorFormat::BF16)) {
-                self.notes
-                    .push("16-bit weights are widened to f32 inside each product (exact)".into());
-            }
+        let halves = |format| matches!(format, TensorFormat::F16 | TensorFormat::BF16);
+        if options.device.is_cpu() && has(halves) {
+            self.notes
+                .push("16-bit weights are widened to f32 inside each product (exact)".into());
         }
     }
 }
