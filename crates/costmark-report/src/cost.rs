@@ -6,7 +6,7 @@ use costmark_econ::{
 };
 use costmark_metrics::{LevelSummary, UnitSummary, interval_over_repeats};
 
-use crate::document::{Attribution, LevelDocument, UnitCost, UnitDocument};
+use crate::document::{Attribution, LevelDocument, LevelPlan, UnitCost, UnitDocument};
 
 impl UnitCost {
     /// Prices the window of `summary`. The second part says why there is no cost, or why it
@@ -16,14 +16,16 @@ impl UnitCost {
         summary: &UnitSummary,
         steps: &[StepRecord],
         work: Option<&ModelWork>,
-        roofline: &Roofline,
+        roofline: Option<&Roofline>,
         model: &CostModel,
     ) -> (Option<Self>, Option<String>) {
         let window = &summary.window;
-        let times = match (work, steps) {
+        let times = match (work.zip(roofline), steps) {
             (_, []) => Err(Undefined::NoStepLog),
             (None, _) => Err(Undefined::NoModelWork),
-            (Some(work), _) => phase_times(steps, window.start_ns, window.end_ns, work, roofline),
+            (Some((work, roofline)), _) => {
+                phase_times(steps, window.start_ns, window.end_ns, work, roofline)
+            }
         };
         let tokens = WindowTokens {
             input: summary.throughput.input_tokens,
@@ -66,7 +68,11 @@ impl LevelDocument {
     /// turned into money by its ends ([`CostModel::usd_per_mtok`]). With an odd number of
     /// repeats that is the median of the repeats' prices.
     #[must_use]
-    pub fn from_units(units: &[&UnitDocument], model: &CostModel) -> Option<Self> {
+    pub fn from_units(
+        level: &LevelPlan,
+        units: &[&UnitDocument],
+        model: &CostModel,
+    ) -> Option<Self> {
         let summaries: Vec<UnitSummary> = units.iter().map(|u| u.summary.clone()).collect();
         let costs: Vec<&UnitCost> = units.iter().filter_map(|u| u.cost.as_ref()).collect();
         // A repeat without a cost would bias the others.
@@ -81,7 +87,10 @@ impl LevelDocument {
             model.usd_per_mtok(1.0, rate).ok()
         };
         Some(Self {
-            concurrency: units.first()?.concurrency,
+            id: level.id.clone(),
+            model: level.model.clone(),
+            workload: level.workload.clone(),
+            load: level.load.clone(),
             repeats: u32::try_from(units.len()).unwrap_or(u32::MAX),
             usd_per_mtok_input: price(|c| c.usd_per_mtok_input),
             usd_per_mtok_cached: price(|c| c.usd_per_mtok_cached),

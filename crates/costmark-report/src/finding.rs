@@ -1,6 +1,7 @@
 //! The result in a sentence: only what was measured, and the arithmetic of a price.
 
 use crate::document::{LevelDocument, RunDocument};
+use crate::names::{as_streams, streams};
 use crate::numbers::{percent, usd};
 
 /// The level whose output tokens are cheapest, told with machine and price; `None` where no
@@ -10,7 +11,7 @@ pub fn finding(run: &RunDocument) -> Option<String> {
     let (level, what, cost) = cheapest(&run.levels)?;
     let mut text = format!(
         "At {} a million {what} {} on {} at {}/h ({})",
-        streams(level.concurrency),
+        as_streams(level, &run.plan),
         match what {
             "output tokens" => format!("cost {}", usd(cost)),
             _ => format!("of any kind cost {}", usd(cost)),
@@ -51,27 +52,27 @@ fn cheapest(levels: &[LevelDocument]) -> Option<(&LevelDocument, &'static str, f
         .or_else(|| by("tokens", |l| l.usd_per_mtok_blended.map(|i| i.value)))
 }
 
-/// What sharing the machine does to the price: the cheapest level against the smallest one.
+/// What sharing the machine does to the price: the cheapest level against the smallest
+/// closed loop of the same workload and model.
 fn against_one(run: &RunDocument, level: &LevelDocument, what: &str, cost: f64) -> Option<String> {
-    let least = run.levels.iter().min_by_key(|l| l.concurrency)?;
+    let concurrency = level.load.concurrency()?;
+    let (fewest, least) = run
+        .levels
+        .iter()
+        .filter(|l| (&l.model, &l.workload) == (&level.model, &level.workload))
+        .filter_map(|l| Some((l.load.concurrency()?, l)))
+        .min_by_key(|(concurrency, _)| *concurrency)?;
     let alone = match what {
         "output tokens" => least.usd_per_mtok_output,
         _ => least.usd_per_mtok_blended,
     }?
     .value;
-    (least.concurrency < level.concurrency && cost > 0.0).then(|| {
+    (fewest < concurrency && cost > 0.0).then(|| {
         format!(
             "With {} it was {}, {:.1} times as much.",
-            streams(least.concurrency),
+            streams(fewest),
             usd(alone),
             alone / cost
         )
     })
-}
-
-fn streams(concurrency: u32) -> String {
-    match concurrency {
-        1 => "1 stream".into(),
-        n => format!("{n} streams"),
-    }
 }

@@ -8,12 +8,13 @@ pub mod document;
 mod error;
 mod finding;
 pub mod lines;
+mod names;
 pub mod numbers;
 mod read;
 mod store;
 mod table;
 
-pub use document::{RunDocument, SCHEMA_VERSION, Status};
+pub use document::{LevelId, RunDocument, SCHEMA_VERSION, Status};
 pub use error::{ReportError, Result};
 pub use finding::finding;
 pub use lines::{Phase, RequestLine, StepLine, UnitTag};

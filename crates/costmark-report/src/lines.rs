@@ -10,12 +10,14 @@ use costmark_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::document::LevelId;
+
 /// Which part of the run a record belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitTag {
-    /// Requests kept in flight.
-    pub concurrency: u32,
+    /// Which of the plan's levels.
+    pub level: LevelId,
     /// Counts from 0.
     pub repeat: u32,
     /// In which phase of the unit a request was sent or a step ran.
@@ -87,9 +89,9 @@ pub enum OutcomeLine {
 impl RequestLine {
     /// The line for a record of this unit.
     #[must_use]
-    pub fn new(unit: UnitTag, record: &RequestRecord) -> Self {
+    pub fn new(unit: &UnitTag, record: &RequestRecord) -> Self {
         Self {
-            unit,
+            unit: unit.clone(),
             id: record.id,
             scheduled_ns: record.scheduled_ns,
             sent_ns: record.sent_ns,
@@ -140,7 +142,7 @@ impl RequestLine {
 }
 
 /// One forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepLine {
     /// Level, repeat and phase.
@@ -226,9 +228,9 @@ impl From<PartLine> for StepPart {
 impl StepLine {
     /// The line for a step of this unit.
     #[must_use]
-    pub fn new(unit: UnitTag, step: &StepRecord) -> Self {
+    pub fn new(unit: &UnitTag, step: &StepRecord) -> Self {
         Self {
-            unit,
+            unit: unit.clone(),
             index: step.index,
             start_ns: step.start_ns,
             end_ns: step.end_ns,
@@ -272,11 +274,13 @@ impl From<StepLine> for StepRecord {
 mod tests {
     use super::*;
 
-    const UNIT: UnitTag = UnitTag {
-        concurrency: 16,
-        repeat: 2,
-        phase: Phase::Measured,
-    };
+    fn unit() -> UnitTag {
+        UnitTag {
+            level: "c16".into(),
+            repeat: 2,
+            phase: Phase::Measured,
+        }
+    }
 
     fn record(outcome: Outcome) -> RequestRecord {
         RequestRecord {
@@ -302,9 +306,9 @@ mod tests {
         });
         for outcome in [Outcome::Finished(FinishReason::Length), failed] {
             let before = record(outcome);
-            let text = serde_json::to_string(&RequestLine::new(UNIT, &before)).unwrap();
+            let text = serde_json::to_string(&RequestLine::new(&unit(), &before)).unwrap();
             let line: RequestLine = serde_json::from_str(&text).unwrap();
-            assert_eq!(line.unit, UNIT);
+            assert_eq!(line.unit, unit());
             assert_eq!(line.into_record().unwrap(), before);
         }
     }
@@ -331,14 +335,14 @@ mod tests {
             kv_blocks_used: 15,
             kv_blocks_total: 16,
         };
-        let text = serde_json::to_string(&StepLine::new(UNIT, &before)).unwrap();
+        let text = serde_json::to_string(&StepLine::new(&unit(), &before)).unwrap();
         let line: StepLine = serde_json::from_str(&text).unwrap();
         assert_eq!(StepRecord::from(line), before);
     }
 
     #[test]
     fn unknown_keys_and_bad_hashes_are_refused() {
-        let line = RequestLine::new(UNIT, &record(Outcome::Finished(FinishReason::Stop)));
+        let line = RequestLine::new(&unit(), &record(Outcome::Finished(FinishReason::Stop)));
         let mut value = serde_json::to_value(&line).unwrap();
         value["surprise"] = 1.into();
         assert!(serde_json::from_value::<RequestLine>(value).is_err());

@@ -48,7 +48,7 @@ impl StoredRun {
         let mut remarks = Vec::new();
         let requests = path.join(REQUESTS_FILE);
         each_line(&requests, &mut remarks, |line: RequestLine, number| {
-            let unit = line.unit;
+            let unit = line.unit.clone();
             let record = line.into_record().map_err(|e| ReportError::Format {
                 path: requests.clone(),
                 line: Some(number),
@@ -58,7 +58,7 @@ impl StoredRun {
             Ok(())
         })?;
         each_line(&path.join(STEPS_FILE), &mut remarks, |line: StepLine, _| {
-            let steps = &mut units.entry(line.unit).or_default().steps;
+            let steps = &mut units.entry(line.unit.clone()).or_default().steps;
             steps.push(line.into());
             Ok(())
         })?;
@@ -85,10 +85,17 @@ fn load_document(path: &Path) -> Result<RunDocument> {
     };
     let version: Version =
         serde_json::from_str(&text).map_err(|e| format(format!("not a run document: {e}")))?;
-    if version.schema_version != SCHEMA_VERSION {
+    if version.schema_version < SCHEMA_VERSION {
+        return Err(format(format!(
+            "schema version {}, from before the first release; this costmark reads \
+             {SCHEMA_VERSION}: run the command under `command` in that file again",
+            version.schema_version
+        )));
+    }
+    if version.schema_version > SCHEMA_VERSION {
         return Err(format(format!(
             "schema version {}, but this costmark reads {SCHEMA_VERSION}; \
-             use the version of costmark that is named under `tool`",
+             use the newer version of costmark that is named under `tool`",
             version.schema_version
         )));
     }

@@ -117,7 +117,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn append_request(&mut self, unit: UnitTag, record: &RequestRecord) -> Result<()> {
+    pub fn append_request(&mut self, unit: &UnitTag, record: &RequestRecord) -> Result<()> {
         self.requests.append(&RequestLine::new(unit, record))?;
         self.flush_if_due()
     }
@@ -126,7 +126,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn append_step(&mut self, unit: UnitTag, step: &StepRecord) -> Result<()> {
+    pub fn append_step(&mut self, unit: &UnitTag, step: &StepRecord) -> Result<()> {
         self.steps.append(&StepLine::new(unit, step))?;
         self.flush_if_due()
     }

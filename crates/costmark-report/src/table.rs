@@ -5,7 +5,8 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use costmark_core::Interval;
 use costmark_metrics::{Advice, AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N};
 
-use crate::document::{LevelDocument, RunDocument, Status};
+use crate::document::{BackendDocument, LevelDocument, RunDocument, Status};
+use crate::names;
 use crate::numbers::{ends, percent, short};
 
 /// Widest line.
@@ -24,11 +25,11 @@ pub fn render(run: &RunDocument) -> String {
     if run.levels.is_empty() {
         text.paragraph("", "No level was measured.");
     } else {
-        text.raw(&level_table(&run.levels));
+        text.raw(&level_table(run));
         text.paragraph("", &footnote(&run.levels));
         text.blank();
         for level in &run.levels {
-            text.paragraph("Cost      ", &attribution(level));
+            text.paragraph("Cost      ", &attribution(level, run));
         }
     }
     text.paragraph("Machine   ", &machine(run));
@@ -37,7 +38,7 @@ pub fn render(run: &RunDocument) -> String {
     for note in &run.notes {
         text.paragraph("Note      ", note);
     }
-    for advice in level_advice(&run.levels) {
+    for advice in level_advice(run) {
         text.paragraph("Advice    ", &advice);
     }
     for advice in &run.advice {
@@ -76,28 +77,45 @@ impl Text {
 }
 
 fn headline(run: &RunDocument) -> String {
-    let (backend, plan) = (&run.backend, &run.plan);
+    let plan = &run.plan;
+    let models: Vec<String> = run.backends.iter().map(model).collect();
+    let repeats = match plan.repeats {
+        1 => "once".to_string(),
+        n => format!("{n} repeats"),
+    };
+    let workloads: Vec<String> = plan
+        .workloads
+        .iter()
+        .map(|workload| {
+            let name = match plan.workloads.len() {
+                1 => String::new(),
+                _ => format!("{}: ", workload.id),
+            };
+            format!(
+                "{name}{} input and {} output tokens per request",
+                workload.input_len, workload.output_len
+            )
+        })
+        .collect();
+    format!("{}: {}, {repeats}", models.join("; "), workloads.join("; "))
+}
+
+fn model(backend: &BackendDocument) -> String {
     let weights = if backend.synthetic {
         format!("SYNTHETIC {} weights", backend.weight_dtype)
     } else {
         format!("{} weights", backend.weight_dtype)
     };
-    let repeats = match plan.repeats {
-        1 => "once".to_string(),
-        n => format!("{n} repeats"),
-    };
     format!(
-        "{}, {weights}, {} KV, on {} with {}: {} input and {} output tokens per request, {repeats}",
-        backend.model,
-        backend.kv_dtype,
-        backend.device,
-        backend.software,
-        plan.input_len,
-        plan.output_len,
+        "{}, {weights}, {} KV, on {} with {}",
+        backend.model, backend.kv_dtype, backend.device, backend.software
     )
 }
 
-fn level_table(levels: &[LevelDocument]) -> String {
+fn level_table(run: &RunDocument) -> String {
+    let plan = &run.plan;
+    let all_closed = run.levels.iter().all(|l| !l.load.is_open());
+    let is_simple = all_closed && plan.models.len() == 1 && plan.workloads.len() == 1;
     let mut table = Table::new();
     table
         .load_style(UTF8_HORIZONTAL_ONLY)
@@ -106,7 +124,7 @@ fn level_table(levels: &[LevelDocument]) -> String {
         .force_no_tty()
         .set_header(
             [
-                "in\nflight",
+                if is_simple { "in\nflight" } else { "load" },
                 "output\ntok/s",
                 "input\ntok/s",
                 "",
@@ -119,11 +137,11 @@ fn level_table(levels: &[LevelDocument]) -> String {
             ]
             .map(right),
         );
-    for level in levels {
+    for level in &run.levels {
         let summary = &level.summary;
         table.add_row(
             [
-                level.concurrency.to_string(),
+                names::cell(level, plan),
                 with_ends(&summary.output_tok_per_s),
                 with_ends(&summary.input_tok_per_s),
                 "p50\np90\np99".into(),
@@ -203,8 +221,8 @@ fn footnote(levels: &[LevelDocument]) -> String {
     parts.join(" ")
 }
 
-fn attribution(level: &LevelDocument) -> String {
-    let at = format!("at concurrency {}: ", level.concurrency);
+fn attribution(level: &LevelDocument, run: &RunDocument) -> String {
+    let at = format!("at {}: ", names::in_words(level, &run.plan));
     let Some(shares) = &level.attribution else {
         return format!("{at}not split between input and output");
     };
@@ -224,29 +242,49 @@ fn attribution(level: &LevelDocument) -> String {
 
 /// Advice on levels, equal ones together. Of the levels with too few samples only the one
 /// with the fewest is told: what helps it helps the others.
-fn level_advice(levels: &[LevelDocument]) -> Vec<String> {
-    let fewest = levels
+fn level_advice(run: &RunDocument) -> Vec<String> {
+    let samples = |level: &LevelDocument| level.summary.latency.ttft_ms.map(|ttft| ttft.n);
+    let fewest = run
+        .levels
         .iter()
-        .filter_map(|level| Some((level.summary.latency.ttft_ms?.n, level.concurrency)))
-        .min();
-    let mut grouped: Vec<(&Advice, Vec<String>)> = Vec::new();
-    for level in levels {
+        .filter_map(|level| Some((samples(level)?, &level.id)))
+        .min_by_key(|(n, _)| *n);
+    let mut grouped: Vec<(&Advice, Vec<&LevelDocument>)> = Vec::new();
+    for level in &run.levels {
         for advice in &level.summary.advice {
-            let is_fewest = fewest.is_some_and(|(_, concurrency)| concurrency == level.concurrency);
+            let is_fewest = fewest.is_some_and(|(_, id)| *id == level.id);
             if advice.code == AdviceCode::TooFewSamples && !is_fewest {
                 continue;
             }
-            let at = level.concurrency.to_string();
             match grouped.iter_mut().find(|(known, _)| *known == advice) {
-                Some((_, levels)) => levels.push(at),
-                None => grouped.push((advice, vec![at])),
+                Some((_, levels)) => levels.push(level),
+                None => grouped.push((advice, vec![level])),
             }
         }
     }
     grouped
         .into_iter()
-        .map(|(advice, levels)| format!("at concurrency {}: {}", levels.join(", "), advice.message))
+        .map(|(advice, levels)| format!("at {}: {}", together(&levels, run), advice.message))
         .collect()
+}
+
+/// `concurrency 1, 4`; levels that are not plain closed loops each by their name.
+fn together(levels: &[&LevelDocument], run: &RunDocument) -> String {
+    let plan = &run.plan;
+    let concurrencies: Option<Vec<String>> = levels
+        .iter()
+        .map(|level| level.load.concurrency().map(|c| c.to_string()))
+        .collect();
+    match concurrencies {
+        Some(all) if plan.models.len() == 1 && plan.workloads.len() == 1 => {
+            format!("concurrency {}", all.join(", "))
+        }
+        _ => levels
+            .iter()
+            .map(|level| names::in_words(level, plan))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
 }
 
 fn machine(run: &RunDocument) -> String {

@@ -16,10 +16,10 @@ fn written(dir: &std::path::Path) {
     let mut folder = RunFolder::create(dir).unwrap();
     for raw in common::raws() {
         for step in &raw.steps {
-            folder.append_step(raw.tag, step).unwrap();
+            folder.append_step(&raw.tag, step).unwrap();
         }
         for request in &raw.requests {
-            folder.append_request(raw.tag, request).unwrap();
+            folder.append_request(&raw.tag, request).unwrap();
         }
     }
     folder.save(&common::run()).unwrap();
@@ -37,16 +37,16 @@ fn figures_can_be_recomputed_from_raw_lines() {
         let (_, records) = stored
             .units
             .iter()
-            .find(|(tag, _)| (tag.concurrency, tag.repeat) == (unit.concurrency, unit.repeat))
+            .find(|(tag, _)| (&tag.level, tag.repeat) == (&unit.level, unit.repeat))
             .unwrap();
         let again = summarise(&UnitInput {
-            concurrency: Some(unit.concurrency),
+            concurrency: unit.summary.concurrency_target,
             start_ns: unit.start_ns,
             end_ns: unit.end_ns,
             requests: &records.requests,
             background: &[],
             steps: &records.steps,
-            roofline: Some(unit.roofline),
+            roofline: unit.roofline,
             slo: None,
         });
         assert_close(&again, &unit.summary);
@@ -79,7 +79,7 @@ fn assert_close(a: &impl serde::Serialize, b: &impl serde::Serialize) {
 fn figures_of_the_hand_made_run() {
     let run = common::run();
     let unit = &run.units[1];
-    assert_eq!((unit.concurrency, unit.repeat), (16, 0));
+    assert_eq!((unit.level.as_str(), unit.repeat), ("c16", 0));
     assert!((unit.summary.throughput.output_tok_per_s - 16.0 * 46.0).abs() < 1e-9);
     let cost = unit.cost.as_ref().unwrap();
     assert!((cost.usd - 0.020).abs() < 1e-12, "{cost:?}");
@@ -134,7 +134,7 @@ fn another_schema_version_is_refused() {
     fs::write(
         &path,
         text.replacen(
-            "\"schema_version\": 1",
+            "\"schema_version\": 2",
             "\"schema_version\": 99, \"new\": 1",
             1,
         ),
@@ -145,6 +145,18 @@ fn another_schema_version_is_refused() {
         error.contains("99") && error.contains("run.json"),
         "{error}"
     );
+}
+
+#[test]
+fn a_folder_from_before_the_first_release_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path());
+    let path = dir.path().join(RUN_FILE);
+    let text = fs::read_to_string(&path).unwrap();
+    let old = text.replacen("\"schema_version\": 2", "\"schema_version\": 1", 1);
+    fs::write(&path, old).unwrap();
+    let error = StoredRun::load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("version 1") && error.contains("again"), "{error}");
 }
 
 #[test]
@@ -213,7 +225,7 @@ fn places_that_cannot_be_written_are_named() {
 
 /// A change of a key changes what files of this version hold: raise the version.
 #[test]
-fn the_keys_of_schema_version_1() {
+fn the_keys_of_schema_version_2() {
     let document = serde_json::to_value(common::run()).unwrap();
     let mut all = Vec::new();
     leaves("", &document, &mut all);

@@ -16,7 +16,7 @@ fn an_incomplete_run_of_a_server_without_steps() {
     let mut run = common::run();
     run.status = Status::Failed;
     run.failure = Some("the backend stopped: the device was lost".into());
-    run.backend.synthetic = false;
+    run.backends[0].synthetic = false;
     run.notes.clear();
     run.environment.peaks.clear();
     run.levels.truncate(1);

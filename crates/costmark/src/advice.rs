@@ -11,7 +11,12 @@ const TAKEN: f64 = 0.02;
 
 /// Facts of model, price and cost that belong to every reading of the result.
 pub(crate) fn notes(document: &RunDocument, price: &PriceChoice) -> Vec<String> {
-    let mut notes = document.backend.notes.clone();
+    let mut notes = Vec::new();
+    for note in document.backends.iter().flat_map(|b| &b.notes) {
+        if !notes.contains(note) {
+            notes.push(note.clone());
+        }
+    }
     notes.extend(price.caveats());
     let counted = document.units.iter().filter(|u| u.usable);
     for note in counted.filter_map(|u| u.cost_note.as_ref()) {

@@ -16,38 +16,55 @@ pub(crate) struct Watch {
     options: PeakOptions,
     clock: MonotonicClock,
     readings: Vec<PeakReading>,
-    f32_flops_per_s: f64,
+    /// `None` where the model is not computed on this machine, so that its peaks say nothing.
+    f32_flops_per_s: Option<f64>,
     host: Option<HostCpuTimes>,
     usage: ProcessUsage,
 }
 
 impl Watch {
-    /// Measures bandwidth and arithmetic once; takes some seconds.
-    pub(crate) fn begin(machine: Machine, threads: u32, clock: MonotonicClock) -> Result<Self> {
+    /// Measures bandwidth and arithmetic once, which takes some seconds, unless the model is
+    /// not computed on this machine.
+    pub(crate) fn begin(
+        machine: Machine,
+        threads: u32,
+        clock: MonotonicClock,
+        with_peaks: bool,
+    ) -> Result<Self> {
         let options = PeakOptions {
             threads: threads as usize,
             ..PeakOptions::for_machine(&machine)
         };
-        let peaks = measure_peaks(&options).map_err(Failure::run)?;
-        Ok(Self {
-            f32_flops_per_s: peaks.f32_flops_per_s.best,
-            readings: vec![PeakReading {
+        let mut watch = Self {
+            machine,
+            options,
+            clock,
+            readings: Vec::new(),
+            f32_flops_per_s: None,
+            host: None,
+            usage: ProcessUsage::now(),
+        };
+        if with_peaks {
+            let peaks = measure_peaks(&watch.options).map_err(Failure::run)?;
+            watch.f32_flops_per_s = Some(peaks.f32_flops_per_s.best);
+            watch.readings.push(PeakReading {
                 at_ns: clock.now_ns(),
                 read_bytes_per_s: rate(&peaks.read_bytes_per_s),
                 triad_bytes_per_s: Some(rate(&peaks.triad_bytes_per_s)),
                 f32_flops_per_s: Some(rate(&peaks.f32_flops_per_s)),
-            }],
-            machine,
-            options,
-            clock,
-            host: HostCpuTimes::now(),
-            usage: ProcessUsage::now(),
-        })
+            });
+        }
+        watch.host = HostCpuTimes::now();
+        watch.usage = ProcessUsage::now();
+        Ok(watch)
     }
 
     /// Measures the bandwidth again, and gives the peaks for what ran since the last
     /// reading: the mean of the readings before and after it.
-    pub(crate) fn between(&mut self) -> Result<Roofline> {
+    pub(crate) fn between(&mut self) -> Result<Option<Roofline>> {
+        let Some(flops_per_s) = self.f32_flops_per_s else {
+            return Ok(None);
+        };
         let before = self.last_read();
         let read = quick_read_bandwidth(&self.options).map_err(Failure::run)?;
         self.readings.push(PeakReading {
@@ -56,18 +73,18 @@ impl Watch {
             triad_bytes_per_s: None,
             f32_flops_per_s: None,
         });
-        Ok(Roofline {
+        Ok(Some(Roofline {
             read_bytes_per_s: f64::midpoint(before, read.best),
-            flops_per_s: self.f32_flops_per_s,
-        })
+            flops_per_s,
+        }))
     }
 
     /// The latest peaks.
-    pub(crate) fn roofline(&self) -> Roofline {
-        Roofline {
+    pub(crate) fn roofline(&self) -> Option<Roofline> {
+        Some(Roofline {
             read_bytes_per_s: self.last_read(),
-            flops_per_s: self.f32_flops_per_s,
-        }
+            flops_per_s: self.f32_flops_per_s?,
+        })
     }
 
     fn last_read(&self) -> f64 {

@@ -4,37 +4,38 @@
 use costmark_core::{ModelWork, Roofline, StepPart};
 use costmark_load::{LengthDistribution, Stop};
 
-use crate::plan::{Level, Plan};
+use crate::plan::{Level, Load, Plan};
 
 /// Share of the roofline that is assumed to be reached.
 const ASSUMED_EFFICIENCY: f64 = 0.5;
 /// Requests per slot spent before and after the measurement, about.
 const AROUND: f64 = 1.5;
 
-/// Seconds for all repeats of all levels.
-pub(crate) fn seconds(plan: &Plan, work: &ModelWork, roofline: &Roofline) -> f64 {
+/// Seconds for all repeats of all levels of a model.
+pub(crate) fn seconds(plan: &Plan, model: usize, work: &ModelWork, roofline: &Roofline) -> f64 {
     let per_repeat: f64 = plan
-        .levels
-        .iter()
-        .map(|level| unit_seconds(plan, *level, work, roofline))
+        .levels_of(model)
+        .map(|level| unit_seconds(plan, level, work, roofline))
         .sum();
     per_repeat * f64::from(plan.repeats)
 }
 
-fn unit_seconds(plan: &Plan, level: Level, work: &ModelWork, roofline: &Roofline) -> f64 {
-    let (input, output) = (middle(&plan.input), middle(&plan.output));
+fn unit_seconds(plan: &Plan, level: &Level, work: &ModelWork, roofline: &Roofline) -> f64 {
+    let workload = &plan.workloads[level.workload];
+    let (input, output) = (middle(&workload.input), middle(&workload.output));
+    let Load::Closed(concurrency) = level.load;
     let mut prefill = StepPart::default();
     prefill.add_sequence(input, 0, 0, true);
     let mut decode = StepPart::default();
-    for _ in 0..level.concurrency {
+    for _ in 0..concurrency {
         decode.add_sequence(1, input + output / 2, 0, true);
     }
     let prefill_s = roofline.seconds(work.part_alone(&prefill)) / ASSUMED_EFFICIENCY;
     let decode_s = roofline.seconds(work.part_alone(&decode)) / ASSUMED_EFFICIENCY;
     // All slots go once through a request in this time.
-    let round_s = f64::from(level.concurrency) * prefill_s + f64::from(output) * decode_s;
+    let round_s = f64::from(concurrency) * prefill_s + f64::from(output) * decode_s;
     match level.stop {
-        Stop::Requests(n) => (n as f64 / f64::from(level.concurrency) + AROUND) * round_s,
+        Stop::Requests(n) => (n as f64 / f64::from(concurrency) + AROUND) * round_s,
         Stop::Duration(ns) => ns as f64 / 1e9 + AROUND * round_s,
     }
 }

@@ -14,6 +14,7 @@ mod failure;
 mod generate;
 mod measure;
 mod model_info;
+mod models;
 mod output;
 mod plan;
 mod price;

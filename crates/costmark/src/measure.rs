@@ -1,14 +1,12 @@
-//! The measurement itself: levels within repeats, with the peaks measured between them.
-//!
-//! Repeats are the outer loop, so that a slow drift of the machine shows as spread between
-//! the repeats of a level and not as a difference between levels. After each unit its
-//! summary is in the run folder: whatever happens later, it is not lost.
+//! The measurement itself: the plan's units one after another, with the peaks measured
+//! between them. After each unit its summary is in the run folder: whatever happens later,
+//! it is not lost.
 
 use std::num::NonZeroU32;
 
-use costmark_core::Backend;
+use costmark_core::{Backend, ModelWork, Roofline};
 use costmark_load::{
-    ClosedLoop, RecordingCost, UnitRun, Warmup, Workload, calibrate_recording_with,
+    ClosedLoop, RecordingCost, RequestSource, UnitRun, Warmup, calibrate_recording_with,
 };
 use costmark_metrics::{RequestCounts, UnitInput, summarise};
 use costmark_report::document::{
@@ -18,17 +16,17 @@ use costmark_report::document::{
 use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
 
 use crate::environment::Watch;
-use crate::plan::{Level, Plan};
+use crate::models::{Models, Served};
+use crate::plan::{Level, Load, Plan, Unit};
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::recorder::{Discard, LineRecorder};
-use crate::{advice, build_info, stop, units};
+use crate::{advice, build_info, estimate, stop, units};
 
 /// A measurement about to run.
 pub(crate) struct Measurement<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) pricing: &'a Pricing,
-    pub(crate) workload: &'a Workload,
     pub(crate) progress: Progress,
     pub(crate) folder: RunFolder,
     pub(crate) started_at: jiff::Timestamp,
@@ -42,12 +40,13 @@ impl Measurement<'_> {
     /// until then.
     pub(crate) fn run(
         mut self,
-        backend: &mut dyn Backend,
+        models: &mut Models<'_>,
+        first: Served,
         watch: &mut Watch,
     ) -> (RunDocument, RunFolder) {
-        let recording = calibrate_recording_with(&mut Discard);
-        let mut document = self.begin(backend, watch, &recording);
-        let ending = self.units(&mut document, backend, watch);
+        let recording = calibrate_recording_with(&mut Discard::default());
+        let mut document = self.begin(watch, &recording);
+        let ending = self.units(&mut document, models, first, watch);
         document.finished_at = Some(jiff::Timestamp::now().to_string());
         (document.status, document.failure) = match ending {
             Ok(()) => self.verdict(&document),
@@ -64,64 +63,104 @@ impl Measurement<'_> {
     fn units(
         &mut self,
         document: &mut RunDocument,
-        backend: &mut dyn Backend,
+        models: &mut Models<'_>,
+        first: Served,
         watch: &mut Watch,
     ) -> Result<(), Ending> {
         let failed = |error: &dyn std::fmt::Display| (Status::Failed, error.to_string());
-        self.folder.save(document).map_err(|e| failed(&e))?;
         let plan = self.plan;
-        let mut unit = 0;
-        for repeat in 0..plan.repeats {
-            for level in &plan.levels {
-                let run = self.unit(unit, repeat, *level, backend);
-                unit += 1;
-                let roofline = watch.between().map_err(|e| failed(&e.message()))?;
-                let info = backend.info();
-                let result = self.summarise(*level, repeat, &run, info.work.as_ref(), roofline);
-                self.progress.say(&told(plan, &result));
-                document.units.push(result);
-                self.update(document, watch);
-                self.folder.save(document).map_err(|e| failed(&e))?;
-                if let Some(error) = &run.error {
-                    return Err(failed(error));
+        self.announce(document, &first, watch);
+        self.folder.save(document).map_err(|e| failed(&e))?;
+        let mut loaded = Some(first);
+        for unit in plan.units() {
+            let level = &plan.levels[unit.level];
+            let mut served = match loaded.take() {
+                Some(served) if served.model == level.model => served,
+                before => {
+                    drop(before);
+                    let served = models
+                        .start(level.model)
+                        .map_err(|e| failed(&e.message()))?;
+                    self.announce(document, &served, watch);
+                    served
                 }
-                if run.interrupted {
-                    return Err((Status::Interrupted, "stopped by the user".into()));
-                }
+            };
+            let run = self.unit(unit, level, &mut served);
+            let roofline = watch.between().map_err(|e| failed(&e.message()))?;
+            let work = served.backend.info().work;
+            let result = self.summarise(level, unit.repeat, &run, work.as_ref(), roofline);
+            self.progress.say(&told(plan, level, &result));
+            document.units.push(result);
+            self.update(document, watch);
+            self.folder.save(document).map_err(|e| failed(&e))?;
+            if let Some(error) = &run.error {
+                return Err(failed(error));
             }
+            if run.interrupted {
+                return Err((Status::Interrupted, "stopped by the user".into()));
+            }
+            loaded = Some(served);
         }
         Ok(())
     }
 
-    fn unit(&mut self, unit: u32, repeat: u32, level: Level, backend: &mut dyn Backend) -> UnitRun {
-        let label = label(self.plan, level.concurrency, repeat);
+    /// A model is loaded: enters it into the document and says what will be measured.
+    fn announce(&self, document: &mut RunDocument, served: &Served, watch: &Watch) {
+        let plan = self.plan;
+        let (id, info) = (plan.models[served.model].id(), served.backend.info());
+        document.backends.push(BackendDocument::new(&id, info));
+        document.notes = advice::notes(document, &self.pricing.choice);
+        let Some((work, roofline)) = info.work.as_ref().zip(watch.roofline()) else {
+            return;
+        };
+        let seconds = estimate::seconds(plan, served.model, work, &roofline);
+        let times = match plan.repeats {
+            1 => "once".to_string(),
+            n => format!("{n} times"),
+        };
+        self.progress.say(&format!(
+            "Measuring {times} at {}; this will take about {} (an estimate)",
+            plan.levels_in_words(served.model),
+            units::human_seconds(seconds)
+        ));
+    }
+
+    fn unit(&mut self, unit: Unit, level: &Level, served: &mut Served) -> UnitRun {
+        let label = label(self.plan, level, unit.repeat);
         let stage = self.progress.stage(&label);
         let mut recorder = LineRecorder {
             folder: &mut self.folder,
-            concurrency: level.concurrency,
-            repeat,
+            level: &level.id,
+            repeat: unit.repeat,
             stage: &stage,
             label: &label,
         };
-        let concurrency = NonZeroU32::new(level.concurrency).unwrap_or(NonZeroU32::MIN);
-        let mut closed_loop = ClosedLoop::new(concurrency, level.stop);
-        closed_loop.warmup = match self.plan.warmup {
+        let warmup = match self.plan.warmup {
             0 => Warmup::off(),
             n => Warmup {
                 max_requests_per_slot: n,
                 ..Warmup::default()
             },
         };
-        closed_loop.run(unit, backend, self.workload, &mut recorder, &stop::SIGNAL)
+        let backend: &mut dyn Backend = served.backend.as_mut();
+        let source: &dyn RequestSource = served.sources[level.workload].as_ref();
+        match level.load {
+            Load::Closed(concurrency) => {
+                let concurrency = NonZeroU32::new(concurrency).unwrap_or(NonZeroU32::MIN);
+                let mut closed_loop = ClosedLoop::new(concurrency, level.stop);
+                closed_loop.warmup = warmup;
+                closed_loop.run(unit.number, backend, source, &mut recorder, &stop::SIGNAL)
+            }
+        }
     }
 
     fn summarise(
         &self,
-        level: Level,
+        level: &Level,
         repeat: u32,
         run: &UnitRun,
-        work: Option<&costmark_core::ModelWork>,
-        roofline: costmark_core::Roofline,
+        work: Option<&ModelWork>,
+        roofline: Option<Roofline>,
     ) -> UnitDocument {
         let summary = summarise(&UnitInput {
             concurrency: run.concurrency,
@@ -130,13 +169,13 @@ impl Measurement<'_> {
             requests: &run.requests,
             background: &run.background,
             steps: &run.steps,
-            roofline: Some(roofline),
+            roofline,
             slo: None,
         });
         let (cost, cost_note) =
-            UnitCost::of(&summary, &run.steps, work, &roofline, &self.pricing.model);
+            UnitCost::of(&summary, &run.steps, work, roofline.as_ref(), &self.pricing.model);
         UnitDocument {
-            concurrency: level.concurrency,
+            level: level.id.clone(),
             repeat,
             start_ns: run.start_ns,
             end_ns: run.end_ns,
@@ -158,7 +197,7 @@ impl Measurement<'_> {
     /// Brings everything that follows from the units up to date.
     fn update(&self, document: &mut RunDocument, watch: &Watch) {
         document.environment = watch.document();
-        document.levels = self
+        document.levels = document
             .plan
             .levels
             .iter()
@@ -166,9 +205,9 @@ impl Measurement<'_> {
                 let units: Vec<&UnitDocument> = document
                     .units
                     .iter()
-                    .filter(|u| u.concurrency == level.concurrency && u.usable)
+                    .filter(|u| u.level == level.id && u.usable)
                     .collect();
-                LevelDocument::from_units(&units, &self.pricing.model)
+                LevelDocument::from_units(level, &units, &self.pricing.model)
             })
             .collect();
         document.notes = advice::notes(document, &self.pricing.choice);
@@ -202,12 +241,8 @@ impl Measurement<'_> {
         (Status::Complete, None)
     }
 
-    fn begin(
-        &self,
-        backend: &dyn Backend,
-        watch: &Watch,
-        recording: &RecordingCost,
-    ) -> RunDocument {
+    fn begin(&self, watch: &Watch, recording: &RecordingCost) -> RunDocument {
+        let plan = self.plan.document();
         RunDocument {
             schema_version: SCHEMA_VERSION,
             status: Status::Incomplete,
@@ -218,9 +253,10 @@ impl Measurement<'_> {
                 .collect(),
             started_at: self.started_at.to_string(),
             finished_at: None,
-            plan: self.plan.document(),
+            plan_hash: plan.hash(),
+            plan,
             environment: watch.document(),
-            backend: BackendDocument::from(backend.info()),
+            backends: Vec::new(),
             price: self.pricing.document(),
             overhead: Overhead {
                 recording_ns_per_token_event: recording.ns_per_token_event,
@@ -249,16 +285,17 @@ fn tool() -> Tool {
     }
 }
 
-fn label(plan: &Plan, concurrency: u32, repeat: u32) -> String {
+fn label(plan: &Plan, level: &Level, repeat: u32) -> String {
     format!(
-        "Repeat {} of {}, concurrency {concurrency}",
+        "Repeat {} of {}, {}",
         repeat + 1,
-        plan.repeats
+        plan.repeats,
+        plan.level_in_words(level)
     )
 }
 
 /// A unit in a line.
-fn told(plan: &Plan, unit: &UnitDocument) -> String {
+fn told(plan: &Plan, level: &Level, unit: &UnitDocument) -> String {
     let (requests, throughput) = (&unit.summary.requests, &unit.summary.throughput);
     let failed = match requests.failed {
         0 => String::new(),
@@ -266,7 +303,7 @@ fn told(plan: &Plan, unit: &UnitDocument) -> String {
     };
     format!(
         "{}: {} requests{failed} in {}, {:.1} output tok/s",
-        label(plan, unit.concurrency, unit.repeat),
+        label(plan, level, unit.repeat),
         requests.finished,
         units::human_seconds((unit.end_ns - unit.start_ns) as f64 / 1e9),
         throughput.output_tok_per_s

@@ -4,14 +4,14 @@ use std::io;
 
 use costmark_core::{RequestRecord, StepRecord};
 use costmark_load::{Phase, Progress, Recorder};
-use costmark_report::{RequestLine, RunFolder, StepLine, UnitTag};
+use costmark_report::{LevelId, RequestLine, RunFolder, StepLine, UnitTag};
 
 use crate::progress::Stage;
 
 /// Writes the records of one unit.
 pub(crate) struct LineRecorder<'a> {
     pub(crate) folder: &'a mut RunFolder,
-    pub(crate) concurrency: u32,
+    pub(crate) level: &'a LevelId,
     pub(crate) repeat: u32,
     pub(crate) stage: &'a Stage,
     /// What the live view begins with.
@@ -20,13 +20,13 @@ pub(crate) struct LineRecorder<'a> {
 
 impl LineRecorder<'_> {
     fn tag(&self, phase: Phase) -> UnitTag {
-        tag(self.concurrency, self.repeat, phase)
+        tag(self.level.clone(), self.repeat, phase)
     }
 }
 
-fn tag(concurrency: u32, repeat: u32, phase: Phase) -> UnitTag {
+fn tag(level: LevelId, repeat: u32, phase: Phase) -> UnitTag {
     UnitTag {
-        concurrency,
+        level,
         repeat,
         phase: match phase {
             Phase::Warmup => costmark_report::Phase::Warmup,
@@ -39,13 +39,13 @@ fn tag(concurrency: u32, repeat: u32, phase: Phase) -> UnitTag {
 impl Recorder for LineRecorder<'_> {
     fn on_step(&mut self, phase: Phase, step: &StepRecord) -> io::Result<()> {
         let tag = self.tag(phase);
-        self.folder.append_step(tag, step).map_err(io::Error::other)
+        self.folder.append_step(&tag, step).map_err(io::Error::other)
     }
 
     fn on_request(&mut self, phase: Phase, record: &RequestRecord) -> io::Result<()> {
         let tag = self.tag(phase);
         self.folder
-            .append_request(tag, record)
+            .append_request(&tag, record)
             .map_err(io::Error::other)
     }
 
@@ -69,16 +69,25 @@ impl Recorder for LineRecorder<'_> {
 }
 
 /// Makes the lines and drops them: what recording costs without a disk.
-pub(crate) struct Discard;
+pub(crate) struct Discard {
+    level: LevelId,
+}
+
+impl Default for Discard {
+    fn default() -> Self {
+        let level = LevelId::from("c1");
+        Self { level }
+    }
+}
 
 impl Recorder for Discard {
     fn on_step(&mut self, phase: Phase, step: &StepRecord) -> io::Result<()> {
-        let line = StepLine::new(tag(1, 0, phase), step);
+        let line = StepLine::new(&tag(self.level.clone(), 0, phase), step);
         serde_json::to_writer(io::sink(), &line).map_err(io::Error::from)
     }
 
     fn on_request(&mut self, phase: Phase, record: &RequestRecord) -> io::Result<()> {
-        let line = RequestLine::new(tag(1, 0, phase), record);
+        let line = RequestLine::new(&tag(self.level.clone(), 0, phase), record);
         serde_json::to_writer(io::sink(), &line).map_err(io::Error::from)
     }
 }

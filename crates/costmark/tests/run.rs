@@ -25,7 +25,7 @@ fn output_tok_per_s(requests: &[Value], unit: &Value) -> f64 {
     let tokens = requests
         .iter()
         .filter(|r| {
-            ["concurrency", "repeat"]
+            ["level", "repeat"]
                 .iter()
                 .all(|k| r["unit"][k] == unit[k])
         })
@@ -44,7 +44,7 @@ fn the_table_is_what_the_lines_say() {
     assert_eq!(document["status"], "complete");
     assert_eq!(document["units"].as_array().unwrap().len(), 6);
 
-    let mut rates: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    let mut rates: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for unit in document["units"].as_array().unwrap() {
         let rate = output_tok_per_s(&requests, unit);
         assert_close(
@@ -54,13 +54,14 @@ fn the_table_is_what_the_lines_say() {
                 .unwrap(),
         );
         rates
-            .entry(unit["concurrency"].as_u64().unwrap())
+            .entry(unit["level"].as_str().unwrap().to_string())
             .or_default()
             .push(rate);
     }
     for level in document["levels"].as_array().unwrap() {
-        let concurrency = level["concurrency"].as_u64().unwrap();
-        let mut of_level = rates[&concurrency].clone();
+        let concurrency = level["load"]["concurrency"].as_u64().unwrap();
+        assert_eq!(level["id"], format!("c{concurrency}"));
+        let mut of_level = rates[level["id"].as_str().unwrap()].clone();
         of_level.sort_by(f64::total_cmp);
         let median = of_level[1];
         assert_close(
@@ -157,7 +158,7 @@ fn json_is_the_document_in_the_folder() {
     // Other programs read these.
     for pointer in [
         "/schema_version",
-        "/levels/0/concurrency",
+        "/levels/0/load/concurrency",
         "/levels/0/summary/output_tok_per_s/value",
         "/levels/0/summary/latency/ttft_ms/p50",
         "/levels/0/summary/latency/itl_ms/p50",
@@ -342,7 +343,7 @@ fn lockstep_serves_the_same_tokens_in_static_batches() {
     let engine = hashes("engine", &["--kv-dtype", "f32"]);
     assert_eq!(engine, hashes("lockstep", &[]));
     let document = place.document("lockstep");
-    assert_eq!(document["backend"]["kind"], "lockstep");
+    assert_eq!(document["backends"][0]["kind"], "lockstep");
     assert!(document["levels"][0]["usd_per_mtok_output"]["value"].is_number());
 }
 
@@ -425,7 +426,7 @@ mod signals {
         );
         let document = place.document("out");
         assert_eq!(document["status"], "interrupted");
-        assert_eq!(document["levels"][0]["concurrency"], 2);
+        assert_eq!(document["levels"][0]["load"]["concurrency"], 2);
     }
 
     #[test]

@@ -3,20 +3,24 @@
 //! These are wire types of schema version [`SCHEMA_VERSION`]. Keys carry their unit. A change
 //! of any key or meaning raises the version; unknown keys are refused on reading.
 
+mod canonical;
 mod environment;
+mod load;
 mod plan;
 mod unit;
 
 use serde::{Deserialize, Serialize};
 
 pub use environment::{Environment, Overhead, PeakReading, RateDocument, Tool};
+pub use canonical::canonical_hash;
+pub use load::{LevelId, LevelPlan, LoadDocument, ModelDocument, UnitPlan, WorkloadDocument};
 pub use plan::{BackendDocument, PlanDocument, PriceDocument};
 pub use unit::{
     AdviceDocument, Attribution, LevelDocument, UnitCost, UnitDocument, WarmupDocument,
 };
 
 /// Version of everything in a run folder.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// The whole result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,15 +42,17 @@ pub struct RunDocument {
     pub finished_at: Option<String>,
     /// What was asked for, with every default filled in.
     pub plan: PlanDocument,
+    /// SHA-256 of `plan` in canonical form: JSON without white space, keys in order.
+    pub plan_hash: String,
     /// Where it ran.
     pub environment: Environment,
-    /// What served.
-    pub backend: BackendDocument,
+    /// What served, one entry per model of the plan that was loaded, in that order.
+    pub backends: Vec<BackendDocument>,
     /// What an hour costs.
     pub price: PriceDocument,
     /// What measuring itself costs.
     pub overhead: Overhead,
-    /// One entry per level and repeat, in the order they ran.
+    /// One entry per unit, in the order they ran.
     pub units: Vec<UnitDocument>,
     /// One entry per level that has at least one repeat.
     pub levels: Vec<LevelDocument>,
@@ -70,4 +76,12 @@ pub enum Status {
     Interrupted,
     /// It failed; see `failure`.
     Failed,
+}
+
+impl RunDocument {
+    /// What served the plan's model of this id.
+    #[must_use]
+    pub fn backend(&self, model_id: &str) -> Option<&BackendDocument> {
+        self.backends.iter().find(|b| b.model_id == model_id)
+    }
 }

@@ -4,18 +4,21 @@ use costmark_core::{BackendInfo, BackendKind, ModelShape, ModelWork, Sampling};
 use costmark_econ::PriceBasis;
 use serde::{Deserialize, Serialize};
 
-/// The resolved plan.
+use super::canonical::canonical_hash;
+use super::load::{LevelId, LevelPlan, ModelDocument, UnitPlan, WorkloadDocument};
+
+/// The resolved plan: everything that decides what is measured, and in which order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanDocument {
-    /// As given: folder, file, hub id or built-in name.
-    pub model: String,
-    /// `real` or `synthetic:SEED`.
-    pub weights: String,
-    /// Float type asked for.
-    pub dtype: Option<String>,
-    /// Quantisation asked for.
-    pub quantize: Option<String>,
+    /// Models, in the order they are loaded.
+    pub models: Vec<ModelDocument>,
+    /// Workloads.
+    pub workloads: Vec<WorkloadDocument>,
+    /// Levels: a load, of a workload, on a model.
+    pub levels: Vec<LevelPlan>,
+    /// Units in the order they are run.
+    pub units: Vec<UnitPlan>,
     /// `cpu` or `cuda:N`.
     pub device: String,
     /// What serves.
@@ -36,16 +39,6 @@ pub struct PlanDocument {
     pub max_context: Option<u32>,
     /// Prefix reuse.
     pub prefix_cache: bool,
-    /// Levels.
-    pub concurrency: Vec<u32>,
-    /// Measured requests per level and repeat.
-    pub requests: Option<u64>,
-    /// Measured time per level and repeat.
-    pub duration_s: Option<f64>,
-    /// Prompt lengths.
-    pub input_len: String,
-    /// Output lengths.
-    pub output_len: String,
     /// Repeats.
     pub repeats: u32,
     /// Seed.
@@ -62,10 +55,27 @@ pub struct PlanDocument {
     pub max_errors: f64,
 }
 
+impl PlanDocument {
+    /// The level of this name.
+    #[must_use]
+    pub fn level(&self, id: &LevelId) -> Option<&LevelPlan> {
+        self.levels.iter().find(|level| level.id == *id)
+    }
+
+    /// SHA-256 of the plan in canonical form ([`canonical_hash`]). Runs with equal hashes
+    /// ask for the same measurement.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        canonical_hash(self)
+    }
+}
+
 /// What served, as it described itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendDocument {
+    /// Which of the plan's models.
+    pub model_id: String,
     /// What serves.
     pub kind: BackendKind,
     /// Name of the model.
@@ -98,9 +108,12 @@ pub struct BackendDocument {
     pub notes: Vec<String>,
 }
 
-impl From<&BackendInfo> for BackendDocument {
-    fn from(info: &BackendInfo) -> Self {
+impl BackendDocument {
+    /// What `info` says, of the plan's model of this id.
+    #[must_use]
+    pub fn new(model_id: &str, info: &BackendInfo) -> Self {
         Self {
+            model_id: model_id.to_owned(),
             kind: info.kind,
             model: info.model.clone(),
             source: info.source.clone(),

@@ -4,12 +4,14 @@ use costmark_core::{Interval, Roofline};
 use costmark_metrics::{LevelSummary, UnitSummary};
 use serde::{Deserialize, Serialize};
 
+use super::load::{LevelId, LoadDocument};
+
 /// One level once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitDocument {
-    /// Requests kept in flight.
-    pub concurrency: u32,
+    /// Which of the plan's levels.
+    pub level: LevelId,
     /// Counts from 0.
     pub repeat: u32,
     /// Begin of the measurement.
@@ -24,8 +26,9 @@ pub struct UnitDocument {
     pub warmup: WarmupDocument,
     /// What was measured.
     pub summary: UnitSummary,
-    /// The peaks its MBU and MFU are shares of.
-    pub roofline: Roofline,
+    /// The peaks its MBU and MFU are shares of; absent where none were measured because the
+    /// model is not computed on this machine.
+    pub roofline: Option<Roofline>,
     /// What its window cost; absent with a reason.
     pub cost: Option<UnitCost>,
     /// Why there is no cost, or no split of it.
@@ -95,8 +98,14 @@ pub struct UnitCost {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LevelDocument {
-    /// Requests kept in flight.
-    pub concurrency: u32,
+    /// Its name in the plan.
+    pub id: LevelId,
+    /// Which of the plan's models.
+    pub model: String,
+    /// Which of the plan's workloads.
+    pub workload: String,
+    /// How requests came.
+    pub load: LoadDocument,
     /// Repeats measured.
     pub repeats: u32,
     /// What was measured.

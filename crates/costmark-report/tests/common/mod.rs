@@ -9,8 +9,9 @@ use costmark_core::{
 use costmark_econ::{CostModel, PriceBasis};
 use costmark_metrics::{UnitInput, summarise};
 use costmark_report::document::{
-    BackendDocument, Environment, LevelDocument, Overhead, PeakReading, PlanDocument,
-    PriceDocument, RateDocument, RunDocument, Status, Tool, UnitCost, UnitDocument, WarmupDocument,
+    BackendDocument, Environment, LevelDocument, LevelId, LevelPlan, LoadDocument, ModelDocument,
+    Overhead, PeakReading, PlanDocument, PriceDocument, RateDocument, RunDocument, Status, Tool,
+    UnitCost, UnitDocument, UnitPlan, WarmupDocument, WorkloadDocument,
 };
 use costmark_report::{Phase, SCHEMA_VERSION, UnitTag, finding};
 
@@ -41,6 +42,7 @@ pub(crate) const ROOFLINE: Roofline = Roofline {
 
 /// Raw records of one unit.
 pub(crate) struct Raw {
+    pub(crate) concurrency: u32,
     pub(crate) tag: UnitTag,
     pub(crate) requests: Vec<RequestRecord>,
     pub(crate) steps: Vec<StepRecord>,
@@ -117,8 +119,9 @@ pub(crate) fn raw(concurrency: u32, repeat: u32, seconds: u64, slower_ns: u64) -
         }
     }
     Raw {
+        concurrency,
         tag: UnitTag {
-            concurrency,
+            level: LevelId::from(format!("c{concurrency}").as_str()),
             repeat,
             phase: Phase::Measured,
         },
@@ -131,7 +134,7 @@ pub(crate) fn raw(concurrency: u32, repeat: u32, seconds: u64, slower_ns: u64) -
 
 pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
     let summary = summarise(&UnitInput {
-        concurrency: Some(raw.tag.concurrency),
+        concurrency: Some(raw.concurrency),
         start_ns: raw.start_ns,
         end_ns: raw.end_ns,
         requests: &raw.requests,
@@ -140,9 +143,9 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
         roofline: Some(ROOFLINE),
         slo: None,
     });
-    let (cost, cost_note) = UnitCost::of(&summary, &raw.steps, Some(&WORK), &ROOFLINE, model);
+    let (cost, cost_note) = UnitCost::of(&summary, &raw.steps, Some(&WORK), Some(&ROOFLINE), model);
     UnitDocument {
-        concurrency: raw.tag.concurrency,
+        level: raw.tag.level.clone(),
         repeat: raw.tag.repeat,
         start_ns: raw.start_ns,
         end_ns: raw.end_ns,
@@ -155,7 +158,7 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
             settled: true,
         },
         summary,
-        roofline: ROOFLINE,
+        roofline: Some(ROOFLINE),
         cost,
         cost_note,
     }
@@ -179,16 +182,67 @@ pub(crate) fn raws() -> Vec<Raw> {
         .collect()
 }
 
+pub(crate) fn plan() -> PlanDocument {
+    let levels = [1, 16].map(|concurrency| LevelPlan {
+        id: LevelId::from(format!("c{concurrency}").as_str()),
+        model: "example-1b".into(),
+        workload: "custom".into(),
+        load: LoadDocument::ClosedLoop { concurrency },
+        requests: None,
+        duration_s: Some(20.0),
+    });
+    PlanDocument {
+        models: vec![ModelDocument {
+            id: "example-1b".into(),
+            model: "example-1b".into(),
+            weights: "synthetic:0".into(),
+            dtype: None,
+            quantize: Some("q8_0".into()),
+        }],
+        workloads: vec![WorkloadDocument {
+            id: "custom".into(),
+            workload_hash: "0".repeat(64),
+            input_len: INPUT.to_string(),
+            output_len: OUTPUT.to_string(),
+        }],
+        units: (0..3)
+            .flat_map(|repeat| {
+                levels.iter().map(move |level| UnitPlan {
+                    level: level.id.clone(),
+                    repeat,
+                })
+            })
+            .collect(),
+        levels: levels.to_vec(),
+        device: "cpu".into(),
+        backend: BackendKind::Engine,
+        threads: 2,
+        kv_budget_bytes: None,
+        kv_dtype: None,
+        block_size: None,
+        max_batched_tokens: None,
+        max_sequences: None,
+        max_context: None,
+        prefix_cache: true,
+        repeats: 3,
+        seed: 0,
+        warmup_requests_per_slot: 3,
+        ignore_eos: true,
+        sampling: Sampling::Greedy,
+        utilization: 1.0,
+        max_errors: 0.0,
+    }
+}
+
 pub(crate) fn run() -> RunDocument {
     let units: Vec<UnitDocument> = raws().iter().map(|raw| unit(raw, &model())).collect();
-    let levels = [1, 16]
+    let plan = plan();
+    let levels = plan
+        .levels
         .iter()
-        .filter_map(|&concurrency| {
-            let of: Vec<&UnitDocument> = units
-                .iter()
-                .filter(|u| u.concurrency == concurrency)
-                .collect();
-            LevelDocument::from_units(&of, &model())
+        .filter_map(|level| {
+            let of: Vec<&UnitDocument> = units.iter().filter(|u| u.level == level.id).collect();
+            LevelDocument::from_units(level, &of, &model())
         })
         .collect();
     let rate = |best: f64| RateDocument {
@@ -212,34 +266,8 @@ pub(crate) fn run() -> RunDocument {
         command: vec!["costmark".into(), "run".into()],
         started_at: "2026-01-02T03:04:05Z".into(),
         finished_at: Some("2026-01-02T03:06:05Z".into()),
-        plan: PlanDocument {
-            model: "example-1b".into(),
-            weights: "synthetic:0".into(),
-            dtype: None,
-            quantize: Some("q8_0".into()),
-            device: "cpu".into(),
-            backend: BackendKind::Engine,
-            threads: 2,
-            kv_budget_bytes: None,
-            kv_dtype: None,
-            block_size: None,
-            max_batched_tokens: None,
-            max_sequences: None,
-            max_context: None,
-            prefix_cache: true,
-            concurrency: vec![1, 16],
-            requests: None,
-            duration_s: Some(20.0),
-            input_len: INPUT.to_string(),
-            output_len: OUTPUT.to_string(),
-            repeats: 3,
-            seed: 0,
-            warmup_requests_per_slot: 3,
-            ignore_eos: true,
-            sampling: Sampling::Greedy,
-            utilization: 1.0,
-            max_errors: 0.0,
-        },
+        plan_hash: plan.hash(),
+        plan,
         environment: Environment {
             label: "Example CPU, 2 threads, 16 GiB".into(),
             machine: serde_json::json!({"os": "linux"}),
@@ -262,7 +290,8 @@ pub(crate) fn run() -> RunDocument {
             other_cpu_s: Some(1.5),
             peak_rss_bytes: Some(2 << 30),
         },
-        backend: BackendDocument {
+        backends: vec![BackendDocument {
+            model_id: "example-1b".into(),
             kind: BackendKind::Engine,
             model: "example-1b".into(),
             source: "synthetic, seed 0".into(),
@@ -278,7 +307,7 @@ pub(crate) fn run() -> RunDocument {
             kv_capacity_tokens: 65_536,
             weight_bytes: 500_000_000,
             notes: vec![],
-        },
+        }],
         price: PriceDocument {
             usd_per_hour: 3.6,
             reference: "user/this-machine@unstated:on_demand".into(),

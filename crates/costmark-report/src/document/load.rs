@@ -1,0 +1,178 @@
+//! Which load was put on what: the axes of a plan, and the units that follow from them.
+//!
+//! A *level* is one load, of one workload, on one model; a *unit* is one repeat of a level.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The name of a level, unique and stable within a plan: `c16` for 16 requests in flight,
+/// `r2.5` for 2.5 requests per second, with workload and model before it where there are
+/// several (`chat/c16`). Cheap to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LevelId(Arc<str>);
+
+impl LevelId {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for LevelId {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for LevelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for LevelId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for LevelId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(text.into()))
+    }
+}
+
+/// How requests come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LoadDocument {
+    /// As many as this are in flight: the instant one ends the next is due.
+    ClosedLoop {
+        /// Requests kept in flight.
+        concurrency: u32,
+    },
+    /// They are due by a process, whatever became of earlier ones.
+    OpenLoop {
+        /// Offered in the long run.
+        requests_per_s: f64,
+        /// The process with its parameters, e.g. `poisson:2.5` or `gamma:2.5,0.25`.
+        arrivals: String,
+        /// Requests that may be in flight at once; those due beyond it wait and are counted.
+        max_concurrency: Option<u32>,
+    },
+    /// They are due when a recorded trace had them.
+    Trace {
+        /// Played so many times faster than it was recorded.
+        time_scale: f64,
+        /// Requests that may be in flight at once; those due beyond it wait and are counted.
+        max_concurrency: Option<u32>,
+    },
+    /// All are due at once: how fast can a batch be done?
+    MaxThroughput {
+        /// Requests that may be in flight at once; the others wait and are counted.
+        max_concurrency: Option<u32>,
+    },
+}
+
+impl LoadDocument {
+    /// Requests kept in flight, of a closed loop.
+    #[must_use]
+    pub fn concurrency(&self) -> Option<u32> {
+        match self {
+            Self::ClosedLoop { concurrency } => Some(*concurrency),
+            _ => None,
+        }
+    }
+
+    /// Requests do not wait for each other.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.concurrency().is_none()
+    }
+
+    /// In words: `concurrency 16`, `2.5 requests/s`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            Self::ClosedLoop { concurrency } => format!("concurrency {concurrency}"),
+            Self::OpenLoop { requests_per_s, .. } => format!("{requests_per_s} requests/s"),
+            Self::Trace { time_scale, .. } if *time_scale == 1.0 => "the trace's times".into(),
+            Self::Trace { time_scale, .. } => format!("the trace's times × {time_scale}"),
+            Self::MaxThroughput { .. } => "all requests at once".into(),
+        }
+    }
+
+    /// For a column of a table: `16`, `2.5/s`, `trace`, `max`.
+    #[must_use]
+    pub fn short(&self) -> String {
+        match self {
+            Self::ClosedLoop { concurrency } => concurrency.to_string(),
+            Self::OpenLoop { requests_per_s, .. } => format!("{requests_per_s}/s"),
+            Self::Trace { time_scale, .. } if *time_scale == 1.0 => "trace".into(),
+            Self::Trace { time_scale, .. } => format!("trace×{time_scale}"),
+            Self::MaxThroughput { .. } => "max".into(),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadDocument {
+    /// Unique within the plan.
+    pub id: String,
+    /// SHA-256 of everything below in canonical form ([`canonical_hash`](super::canonical_hash)):
+    /// equal in two runs that ask for the same work.
+    pub workload_hash: String,
+    /// Prompt lengths.
+    pub input_len: String,
+    /// Output lengths.
+    pub output_len: String,
+}
+
+/// A model and how its weights are held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelDocument {
+    /// Unique within the plan.
+    pub id: String,
+    /// As given: folder, file, hub id or built-in name.
+    pub model: String,
+    /// `real` or `synthetic:SEED`.
+    pub weights: String,
+    /// Float type asked for.
+    pub dtype: Option<String>,
+    /// Quantisation asked for.
+    pub quantize: Option<String>,
+}
+
+/// One level as planned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LevelPlan {
+    /// Its name.
+    pub id: LevelId,
+    /// Which of the plan's models.
+    pub model: String,
+    /// Which of the plan's workloads.
+    pub workload: String,
+    /// How requests come.
+    pub load: LoadDocument,
+    /// Measured requests per unit; absent where time ends it.
+    pub requests: Option<u64>,
+    /// Measured time per unit; absent where a number of requests ends it.
+    pub duration_s: Option<f64>,
+}
+
+/// One unit as planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitPlan {
+    /// Which level.
+    pub level: LevelId,
+    /// Counts from 0 in each level.
+    pub repeat: u32,
+}

@@ -1,0 +1,112 @@
+//! The models of a plan: all of them found and checked before anything is measured, then
+//! loaded one at a time.
+
+use costmark_core::{Backend, Clock, ModelShape, MonotonicClock};
+use costmark_load::RequestSource;
+
+use crate::backend::{self, Demand, Opened};
+use crate::failure::{Failure, Result};
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::units;
+
+/// The models of a plan, found but not loaded.
+pub(crate) struct Models<'a> {
+    plan: &'a Plan,
+    clock: MonotonicClock,
+    progress: Progress,
+    /// By index of the model; taken when it is loaded.
+    opened: Vec<Option<Opened>>,
+}
+
+/// A model that is loaded, with what it will be asked.
+pub(crate) struct Served {
+    /// Index of the model.
+    pub(crate) model: usize,
+    pub(crate) backend: Box<dyn Backend>,
+    /// By index of the workload.
+    pub(crate) sources: Vec<Box<dyn RequestSource>>,
+}
+
+impl<'a> Models<'a> {
+    /// Finds all models and reads their headers; downloads what is missing. What cannot be
+    /// asked of one of them is told now, where it is known before loading.
+    pub(crate) fn open(plan: &'a Plan, clock: MonotonicClock, progress: Progress) -> Result<Self> {
+        let mut opened = Vec::new();
+        for (model, named) in plan.models.iter().enumerate() {
+            let found = backend::open(named, plan.engine.backend, progress)?;
+            if let Some(shape) = found.shape() {
+                let max_context = plan.engine.max_context.unwrap_or(u32::MAX);
+                sources(plan, model, shape, max_context)?;
+            }
+            opened.push(Some(found));
+        }
+        Ok(Self {
+            plan,
+            clock,
+            progress,
+            opened,
+        })
+    }
+
+    /// Loads a model. Drop the one before first: memory may hold one only.
+    pub(crate) fn start(&mut self, model: usize) -> Result<Served> {
+        let plan = self.plan;
+        let opened = self.opened.get_mut(model).and_then(Option::take);
+        let opened = opened.ok_or_else(|| Failure::run("a model was to be loaded twice"))?;
+        let longest = plan.longest_request_tokens(model);
+        let demand = Demand {
+            sequences: plan.max_in_flight(model),
+            tokens_per_sequence: longest,
+        };
+        let began = self.clock.now_ns();
+        let backend = backend::start(opened, &plan.engine, demand, self.clock)?;
+        let info = backend.info();
+        self.progress.say(&format!(
+            "Loaded {} ({}, {}) in {:.1} s",
+            info.model,
+            info.source,
+            units::human_bytes(info.weight_bytes),
+            (self.clock.now_ns() - began) as f64 / 1e9
+        ));
+        if info.kv_capacity_tokens < longest {
+            return Err(Failure::input(format!(
+                "--kv-budget: the KV cache holds {} tokens, but a request may need {longest}: \
+                 raise it, or lower --input-len or --output-len",
+                info.kv_capacity_tokens,
+            )));
+        }
+        let shape = info
+            .shape
+            .ok_or_else(|| Failure::run("the backend does not say how large its vocabulary is"))?;
+        let sources = sources(plan, model, &shape, info.max_context)?;
+        Ok(Served {
+            model,
+            backend,
+            sources,
+        })
+    }
+}
+
+/// The requests of each workload, if all that this model will be asked fit it and
+/// `max_context`.
+fn sources(
+    plan: &Plan,
+    model: usize,
+    shape: &ModelShape,
+    max_context: u32,
+) -> Result<Vec<Box<dyn RequestSource>>> {
+    let vocab_size = u32::try_from(shape.vocab_size).unwrap_or(u32::MAX);
+    let context = u32::try_from(shape.max_context).unwrap_or(u32::MAX);
+    let sources: Vec<Box<dyn RequestSource>> = plan
+        .workloads
+        .iter()
+        .map(|workload| workload.source(vocab_size, plan.asking))
+        .collect();
+    for level in plan.levels_of(model) {
+        sources[level.workload]
+            .check(context.min(max_context))
+            .map_err(Failure::input)?;
+    }
+    Ok(sources)
+}

@@ -1,0 +1,85 @@
+//! Levels of a plan and the units that follow from them.
+
+use costmark_load::Stop;
+use costmark_report::document::{LevelId, LoadDocument};
+
+/// How requests come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Load {
+    /// This many are kept in flight.
+    Closed(u32),
+}
+
+impl Load {
+    /// Short and unique within a workload and model.
+    fn id(self) -> String {
+        match self {
+            Self::Closed(concurrency) => format!("c{concurrency}"),
+        }
+    }
+
+    /// Most requests in flight, where that is known.
+    pub(crate) fn max_in_flight(self) -> Option<u32> {
+        match self {
+            Self::Closed(concurrency) => Some(concurrency),
+        }
+    }
+
+    /// As it goes into the result.
+    pub(crate) fn document(self) -> LoadDocument {
+        match self {
+            Self::Closed(concurrency) => LoadDocument::ClosedLoop { concurrency },
+        }
+    }
+}
+
+/// One load, of one workload, on one model.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Level {
+    pub(crate) id: LevelId,
+    /// Index of its model.
+    pub(crate) model: usize,
+    /// Index of its workload.
+    pub(crate) workload: usize,
+    pub(crate) load: Load,
+    /// When a unit of it ends.
+    pub(crate) stop: Stop,
+}
+
+/// The name of a level: the load, with workload and model before it where they are one of
+/// several.
+pub(crate) fn level_id(model: Option<&str>, workload: Option<&str>, load: Load) -> LevelId {
+    let load = load.id();
+    let parts: Vec<&str> = model.into_iter().chain(workload).chain([&*load]).collect();
+    LevelId::from(parts.join("/").as_str())
+}
+
+/// One repeat of a level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// Its place in the plan, from 0: seeds and request ids follow from it.
+    pub(crate) number: u32,
+    /// Index of its level.
+    pub(crate) level: usize,
+    /// Counts from 0 in each level.
+    pub(crate) repeat: u32,
+}
+
+/// All units in the order they are run: models one after the other, since loading one takes
+/// long; of each the repeats; in each repeat the levels. A slow drift of the machine so
+/// shows as spread between the repeats of a level and not as a difference between levels.
+pub(crate) fn units(levels: &[Level], models: usize, repeats: u32) -> Vec<Unit> {
+    let mut units = Vec::new();
+    for model in 0..models {
+        for repeat in 0..repeats {
+            for (level, _) in levels.iter().enumerate().filter(|(_, l)| l.model == model) {
+                units.push(Unit {
+                    number: u32::try_from(units.len()).unwrap_or(u32::MAX),
+                    level,
+                    repeat,
+                });
+            }
+        }
+    }
+    units
+}

@@ -1,0 +1,174 @@
+//! What serves: the model, how it is held and run, how tokens are chosen.
+
+use costmark_core::{BackendKind, Sampling};
+use costmark_report::document::ModelDocument;
+
+use crate::args::{BackendArg, DeviceArg, EngineArgs, ModelArgs, SamplingArgs, WeightsArg};
+use crate::failure::{Failure, Result};
+
+/// The shape that is measured when none is named: small enough for any machine.
+const DEFAULT_MODEL: &str = "qwen3-0.6b";
+/// How its random weights are held.
+const DEFAULT_QUANTIZE: &str = "q8_0";
+
+/// Which model, held how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelPlan {
+    pub(crate) model: String,
+    pub(crate) weights: WeightsArg,
+    pub(crate) dtype: Option<String>,
+    pub(crate) quantize: Option<String>,
+}
+
+impl ModelPlan {
+    /// Without a model the default shape with random weights, since that needs no download.
+    pub(crate) fn resolve(args: &ModelArgs, backend: BackendKind) -> Self {
+        let real = args.model.is_some();
+        let weights = args.weights.unwrap_or(if real {
+            WeightsArg::Real
+        } else {
+            WeightsArg::Synthetic { seed: 0 }
+        });
+        let default_format = !real
+            && args.dtype.is_none()
+            && args.quantize.is_none()
+            // It knows no quantisation but that of GGUF files.
+            && backend != BackendKind::Lockstep;
+        Self {
+            model: args.model.clone().unwrap_or_else(|| DEFAULT_MODEL.into()),
+            weights,
+            dtype: args.dtype.clone(),
+            quantize: if default_format {
+                Some(DEFAULT_QUANTIZE.into())
+            } else {
+                args.quantize.clone()
+            },
+        }
+    }
+
+    /// Its name in the plan: the last part of the model's, and how weights are held if that
+    /// was said.
+    pub(crate) fn id(&self) -> String {
+        let format = self.quantize.as_ref().or(self.dtype.as_ref());
+        match format {
+            Some(format) => format!("{}-{format}", self.short_name()),
+            None => self.short_name(),
+        }
+    }
+
+    /// The last part of the model's name, of characters that are safe in file names.
+    pub(crate) fn short_name(&self) -> String {
+        let model = self.model.trim_end_matches('/');
+        let last = model.rsplit('/').next().unwrap_or(model);
+        let safe: String = last
+            .chars()
+            .map(|c| match c {
+                'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_' => c,
+                _ => '-',
+            })
+            .collect();
+        safe.trim_start_matches('.').to_string()
+    }
+
+    /// As it goes into the result.
+    pub(crate) fn document(&self) -> ModelDocument {
+        ModelDocument {
+            id: self.id(),
+            model: self.model.clone(),
+            weights: match self.weights {
+                WeightsArg::Real => "real".into(),
+                WeightsArg::Synthetic { seed } => format!("synthetic:{seed}"),
+            },
+            dtype: self.dtype.clone(),
+            quantize: self.quantize.clone(),
+        }
+    }
+}
+
+/// How it is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EnginePlan {
+    pub(crate) device: DeviceArg,
+    pub(crate) backend: BackendKind,
+    /// Compute threads.
+    pub(crate) threads: u32,
+    pub(crate) kv_budget_bytes: Option<u64>,
+    pub(crate) kv_dtype: Option<String>,
+    pub(crate) block_size: Option<u32>,
+    pub(crate) max_batched_tokens: Option<u32>,
+    pub(crate) max_sequences: Option<u32>,
+    pub(crate) max_context: Option<u32>,
+    pub(crate) prefix_cache: bool,
+}
+
+impl EnginePlan {
+    /// `usable_cores` is what this process may use.
+    pub(crate) fn resolve(args: &EngineArgs, usable_cores: u32) -> Result<Self> {
+        if let DeviceArg::Cuda(n) = args.device {
+            return Err(Failure::input(format!(
+                "--device cuda:{n}: this costmark was built without CUDA, and this version has \
+                 no CUDA engine yet; use --device cpu"
+            )));
+        }
+        let backend = match args.backend {
+            BackendArg::Engine => BackendKind::Engine,
+            BackendArg::Lockstep => BackendKind::Lockstep,
+        };
+        if backend == BackendKind::Lockstep {
+            refuse_engine_flags(args)?;
+        }
+        Ok(Self {
+            device: args.device,
+            backend,
+            threads: args.threads.unwrap_or(usable_cores).max(1),
+            kv_budget_bytes: args.kv_budget.map(|bytes| bytes.0),
+            kv_dtype: args.kv_dtype.clone(),
+            block_size: args.block_size,
+            max_batched_tokens: args.max_batched_tokens,
+            max_sequences: args.max_sequences,
+            max_context: args.max_context,
+            prefix_cache: !args.no_prefix_cache && backend == BackendKind::Engine,
+        })
+    }
+}
+
+/// What has no meaning without a paged cache is not silently ignored.
+fn refuse_engine_flags(args: &EngineArgs) -> Result<()> {
+    let given = [
+        ("--kv-budget", args.kv_budget.is_some()),
+        ("--kv-dtype", args.kv_dtype.is_some()),
+        ("--block-size", args.block_size.is_some()),
+        ("--max-batched-tokens", args.max_batched_tokens.is_some()),
+        ("--no-prefix-cache", args.no_prefix_cache),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failure::input(format!(
+            "{flag} is an option of the engine; leave it out, or use --backend engine"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Greedy unless a temperature is given.
+pub(crate) fn sampling(args: &SamplingArgs, seed: u64) -> Result<Sampling> {
+    let Some(temperature) = args.temperature else {
+        return Ok(Sampling::Greedy);
+    };
+    if !(temperature.is_finite() && temperature > 0.0) {
+        return Err(Failure::input(format!(
+            "--temperature {temperature}: must be above 0; leave the flag out for greedy"
+        )));
+    }
+    let top_p = args.top_p.unwrap_or(1.0);
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        return Err(Failure::input(format!(
+            "--top-p {top_p}: must be above 0 and at most 1"
+        )));
+    }
+    Ok(Sampling::Random {
+        temperature,
+        top_p,
+        top_k: args.top_k.unwrap_or(0),
+        seed,
+    })
+}
