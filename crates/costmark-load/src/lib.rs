@@ -25,6 +25,7 @@ mod phases;
 mod process;
 mod recorder;
 mod schedule;
+mod shape;
 mod source;
 mod stop;
 mod streams;
@@ -42,6 +43,7 @@ pub use open_loop::{OpenLoop, OpenLoopError, OpenWarmup};
 pub use process::{ArrivalProcess, ArrivalsError};
 pub use recorder::{NullRecorder, Progress, Recorder};
 pub use schedule::Schedule;
+pub use shape::{ArrivalShape, ArrivalShapeError};
 pub use source::RequestSource;
 pub use stop::{Stop, StopSignal};
 pub use trace::{

@@ -69,6 +69,13 @@ pub struct ArrivalsError {
     reason: String,
 }
 
+impl ArrivalsError {
+    /// What is wrong, without what would be right.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
 impl ArrivalProcess {
     /// Requests per second in the long run; `None` for [`AtOnce`](Self::AtOnce).
     #[must_use]
@@ -247,7 +254,7 @@ fn number(text: &str) -> Result<f64, String> {
 }
 
 /// A time with its unit; a bare number is seconds.
-fn seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit_s = match &text[digits.len()..] {

@@ -31,6 +31,8 @@ pub struct Warmup {
     pub max_requests_per_slot: u32,
     /// Warm-up ends, settled or not, after this long.
     pub max_ns: u64,
+    /// Warm-up lasts this long even if all else says that it is over.
+    pub min_ns: u64,
 }
 
 impl Default for Warmup {
@@ -40,6 +42,7 @@ impl Default for Warmup {
             tolerance: 0.05,
             max_requests_per_slot: 3,
             max_ns: 120_000_000_000,
+            min_ns: 0,
         }
     }
 }
@@ -50,6 +53,19 @@ impl Warmup {
     pub fn off() -> Self {
         Self {
             enabled: false,
+            ..Self::default()
+        }
+    }
+}
+
+impl Warmup {
+    /// This long, settled or not; and until every slot has brought a token.
+    #[must_use]
+    pub fn for_ns(ns: u64) -> Self {
+        Self {
+            max_requests_per_slot: u32::MAX,
+            max_ns: ns,
+            min_ns: ns,
             ..Self::default()
         }
     }
@@ -120,7 +136,11 @@ impl WarmupWatch {
     }
 
     pub(crate) fn is_over(&self, now_ns: u64) -> bool {
-        let late = now_ns.saturating_sub(self.begun_ns) >= self.limits.max_ns;
+        let elapsed_ns = now_ns.saturating_sub(self.begun_ns);
+        if self.limits.enabled && elapsed_ns < self.limits.min_ns {
+            return false;
+        }
+        let late = elapsed_ns >= self.limits.max_ns;
         let turned_over = self.turning_over() * u64::from(self.limits.max_requests_per_slot);
         let enough = self.is_settled() || late || self.ended >= turned_over;
         !self.limits.enabled || self.all_started() && enough || self.slots.is_none() && late
@@ -246,6 +266,19 @@ mod tests {
         watch.on_end(false);
         assert!(watch.is_over(0), "both slots have started and ended");
         assert!(!watch.is_settled());
+    }
+
+    #[test]
+    fn a_stated_time_is_kept() {
+        let mut watch = WarmupWatch::new(Warmup::for_ns(500 * MS), Some(1), 0);
+        watch.on_sent();
+        watch.on_tokens(MS, None);
+        for i in 0..400 {
+            watch.on_tokens((i + 2) * MS, Some(MS));
+            watch.on_end(true);
+        }
+        assert!(watch.is_settled() && !watch.is_over(499 * MS));
+        assert!(watch.is_over(500 * MS));
     }
 
     #[test]

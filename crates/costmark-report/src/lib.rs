@@ -7,6 +7,7 @@ mod cost;
 pub mod document;
 mod error;
 mod finding;
+mod level_table;
 pub mod lines;
 mod names;
 pub mod numbers;

@@ -1,13 +1,11 @@
 //! The result for a terminal: at most [`WIDTH`] columns, no colour needed to read it.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
-use costmark_core::Interval;
 use costmark_metrics::{Advice, AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N};
 
 use crate::document::{BackendDocument, LevelDocument, RunDocument, Status};
+use crate::level_table::{has_two_clocks, level_tables};
 use crate::names;
-use crate::numbers::{ends, percent, short};
+use crate::numbers::{percent, short};
 
 /// Widest line.
 pub const WIDTH: u16 = 100;
@@ -25,7 +23,9 @@ pub fn render(run: &RunDocument) -> String {
     if run.levels.is_empty() {
         text.paragraph("", "No level was measured.");
     } else {
-        text.raw(&level_table(run));
+        for table in level_tables(run) {
+            text.raw(&table);
+        }
         text.paragraph("", &footnote(&run.levels));
         text.blank();
         for level in &run.levels {
@@ -112,90 +112,6 @@ fn model(backend: &BackendDocument) -> String {
     )
 }
 
-fn level_table(run: &RunDocument) -> String {
-    let plan = &run.plan;
-    let all_closed = run.levels.iter().all(|l| !l.load.is_open());
-    let is_simple = all_closed && plan.models.len() == 1 && plan.workloads.len() == 1;
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_HORIZONTAL_ONLY)
-        .set_width(WIDTH)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .force_no_tty()
-        .set_header(
-            [
-                if is_simple { "in\nflight" } else { "load" },
-                "output\ntok/s",
-                "input\ntok/s",
-                "",
-                "TTFT\nms",
-                "ITL\nms",
-                "MBU",
-                "input\n$/M",
-                "output\n$/M",
-                "blended\n$/M",
-            ]
-            .map(right),
-        );
-    for level in &run.levels {
-        let summary = &level.summary;
-        table.add_row(
-            [
-                names::cell(level, plan),
-                with_ends(&summary.output_tok_per_s),
-                with_ends(&summary.input_tok_per_s),
-                "p50\np90\np99".into(),
-                percentiles(summary.latency.ttft_ms.as_ref()),
-                percentiles(summary.latency.itl_ms.as_ref()),
-                optional(summary.mbu.map(|mbu| percent(mbu.value))),
-                money(level.usd_per_mtok_input.as_ref()),
-                money(level.usd_per_mtok_output.as_ref()),
-                money(level.usd_per_mtok_blended.as_ref()),
-            ]
-            .map(right),
-        );
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    // Trailing blanks would only make copies of the table untidy.
-    table
-        .lines()
-        .map(|line| line.trim_end().to_string())
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
-fn right(text: impl ToString) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
-}
-
-fn with_ends(interval: &Interval) -> String {
-    format!("{}\n{}", short(interval.value), ends(interval))
-}
-
-fn money(interval: Option<&Interval>) -> String {
-    optional(interval.map(with_ends))
-}
-
-fn optional(text: Option<String>) -> String {
-    text.unwrap_or_else(|| "–".into())
-}
-
-fn percentiles(latency: Option<&LatencySummary>) -> String {
-    let Some(latency) = latency else {
-        return "–".into();
-    };
-    let or_small =
-        |value: Option<f64>, needed: u64| value.map_or_else(|| format!("n<{needed}"), short);
-    format!(
-        "{}\n{}\n{}",
-        short(latency.p50),
-        or_small(latency.p90, P90_MIN_N),
-        or_small(latency.p99, P99_MIN_N)
-    )
-}
-
 fn footnote(levels: &[LevelDocument]) -> String {
     let mut parts = Vec::new();
     let repeats = levels.iter().map(|l| l.repeats).max().unwrap_or(0);
@@ -212,12 +128,18 @@ fn footnote(levels: &[LevelDocument]) -> String {
              {P99_MIN_N}."
         ));
     }
+    if levels.iter().any(has_two_clocks) {
+        parts.push("TTFT: service from when a request was sent, user from when it was due.".into());
+    }
     if levels.iter().any(|l| l.summary.latency.itl_is_inter_chunk) {
         parts.push("ITL is between chunks of several tokens.".into());
     }
-    parts.push(
-        "MBU: bytes that had to move (modelled) over time × measured peak read bandwidth.".into(),
-    );
+    if levels.iter().any(|l| l.summary.mbu.is_some()) {
+        parts.push(
+            "MBU: bytes that had to move (modelled) over time × measured peak read bandwidth."
+                .into(),
+        );
+    }
     parts.join(" ")
 }
 

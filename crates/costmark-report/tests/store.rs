@@ -156,7 +156,10 @@ fn a_folder_from_before_the_first_release_says_what_to_do() {
     let old = text.replacen("\"schema_version\": 2", "\"schema_version\": 1", 1);
     fs::write(&path, old).unwrap();
     let error = StoredRun::load(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("version 1") && error.contains("again"), "{error}");
+    assert!(
+        error.contains("version 1") && error.contains("again"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -85,7 +85,12 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
     }
     let unsettled = |u: &&UnitDocument| u.usable && !u.warmup.settled;
     let unsettled = document.units.iter().filter(unsettled).count();
-    if unsettled > 0 && document.plan.warmup_requests_per_slot > 0 {
+    if unsettled > 0
+        && document
+            .plan
+            .warmup_requests_per_slot
+            .is_some_and(|n| n > 0)
+    {
         add(
             "not_settled",
             format!(

@@ -3,12 +3,16 @@
 // Comments on arguments are help texts, word for word, not Markdown.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+mod load;
+mod mock;
 mod run;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use load::{LoadArgs, WarmupArg};
+pub(crate) use mock::MockArg;
 pub(crate) use run::RunArgs;
 
 use crate::units::{self, Bytes};
@@ -61,6 +65,8 @@ pub(crate) enum BackendArg {
     Engine,
     /// candle-transformers models as they come, one static batch at a time
     Lockstep,
+    /// No model: stated latencies, to prove a load or to rehearse a sweep
+    Mock,
 }
 
 /// Which weights.

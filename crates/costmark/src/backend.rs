@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use costmark_core::mock::{MockBackend, MockTime};
 use costmark_core::{Backend, BackendKind, ModelShape, MonotonicClock};
 use costmark_engine::lockstep::{LockstepBackend, LockstepModel, LockstepOptions};
 use costmark_engine::memory::available_bytes;
@@ -16,11 +17,14 @@ use crate::plan::{EnginePlan, ModelPlan};
 use crate::progress::{Progress, Stage};
 use crate::units::human_bytes;
 
+/// Sequences of a static batch where the load sets no bound; the engine's default too.
+const DEFAULT_SEQUENCES: u32 = 16;
+
 /// What the backend must be able to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Demand {
-    /// Requests in flight at once.
-    pub(crate) sequences: u32,
+    /// Requests in flight at once; `None` where the load sets no bound.
+    pub(crate) sequences: Option<u32>,
     /// Prompt plus output of the longest.
     pub(crate) tokens_per_sequence: u64,
 }
@@ -31,6 +35,8 @@ pub(crate) enum Opened {
     Engine(Box<Checkpoint>),
     /// For candle-transformers' models, which may be of architectures the engine lacks.
     Lockstep(Box<LockstepOptions>),
+    /// No model at all.
+    Mock,
 }
 
 impl Opened {
@@ -38,7 +44,7 @@ impl Opened {
     pub(crate) fn shape(&self) -> Option<&ModelShape> {
         match self {
             Self::Engine(checkpoint) => Some(&checkpoint.config.shape),
-            Self::Lockstep(_) => None,
+            Self::Lockstep(_) | Self::Mock => None,
         }
     }
 
@@ -53,12 +59,16 @@ impl Opened {
                 LockstepModel::Gguf(path) => Some(TokenizerSource::Gguf(path.clone())),
                 LockstepModel::Synthetic { .. } => None,
             },
+            Self::Mock => None,
         }
     }
 }
 
 /// Finds the model and reads its configuration and headers; downloads what is missing.
 pub(crate) fn open(plan: &ModelPlan, backend: BackendKind, progress: Progress) -> Result<Opened> {
+    if backend == BackendKind::Mock {
+        return Ok(Opened::Mock);
+    }
     let stage = Arc::new(Mutex::new(None::<Stage>));
     let report = move |loading: Loading<'_>| {
         // Only drawing: a poisoned lock holds nothing that could be wrong.
@@ -139,13 +149,23 @@ pub(crate) fn start(
         }
         Opened::Lockstep(options) => {
             let longest = u32::try_from(demand.tokens_per_sequence).unwrap_or(u32::MAX);
+            let sequences = demand.sequences.unwrap_or(DEFAULT_SEQUENCES);
             let options = LockstepOptions {
-                batch_size: plan.max_sequences.unwrap_or(demand.sequences),
+                batch_size: plan.max_sequences.unwrap_or(sequences),
                 // Some of these models claim this much cache up front.
                 max_context: Some(plan.max_context.unwrap_or(longest)),
                 ..*options
             };
             Ok(Box::new(LockstepBackend::start(options, clock)?))
+        }
+        Opened::Mock => {
+            let mock = plan.mock.clone().unwrap_or_default();
+            let time = if mock.is_virtual {
+                MockTime::Virtual
+            } else {
+                MockTime::Real(clock)
+            };
+            Ok(Box::new(MockBackend::new(mock.config(), time)))
         }
     }
 }
@@ -168,7 +188,8 @@ fn engine_options(
             })?,
     };
     let block_size = plan.block_size.unwrap_or(defaults.block_size);
-    let max_sequences = plan.max_sequences.unwrap_or(demand.sequences);
+    let sequences = demand.sequences.unwrap_or(defaults.max_sequences);
+    let max_sequences = plan.max_sequences.unwrap_or(sequences);
     let max_context = u64::from(plan.max_context.unwrap_or(u32::MAX));
     let token_bytes = checkpoint.config.shape.kv_values_per_token() * kv_dtype.bytes();
     let block = u64::from(block_size.max(1));

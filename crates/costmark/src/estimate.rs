@@ -8,6 +8,8 @@ use crate::plan::{Level, Load, Plan};
 
 /// Share of the roofline that is assumed to be reached.
 const ASSUMED_EFFICIENCY: f64 = 0.5;
+/// Sequences assumed to run where nothing bounds them.
+const ASSUMED_SEQUENCES: u32 = 16;
 /// Requests per slot spent before and after the measurement, about.
 const AROUND: f64 = 1.5;
 
@@ -23,7 +25,18 @@ pub(crate) fn seconds(plan: &Plan, model: usize, work: &ModelWork, roofline: &Ro
 fn unit_seconds(plan: &Plan, level: &Level, work: &ModelWork, roofline: &Roofline) -> f64 {
     let workload = &plan.workloads[level.workload];
     let (input, output) = (middle(&workload.input), middle(&workload.output));
-    let Load::Closed(concurrency) = level.load;
+    let per_s = match level.load {
+        Load::Closed(_) => None,
+        Load::Open { process, .. } => process.rate_per_s(),
+    };
+    if let Some(per_s) = per_s {
+        // As long as the arrivals take, if it keeps up.
+        return match level.stop {
+            Stop::Requests(n) => (n as f64 + AROUND) / per_s,
+            Stop::Duration(ns) => ns as f64 / 1e9,
+        };
+    }
+    let concurrency = level.load.max_in_flight().unwrap_or(ASSUMED_SEQUENCES);
     let mut prefill = StepPart::default();
     prefill.add_sequence(input, 0, 0, true);
     let mut decode = StepPart::default();

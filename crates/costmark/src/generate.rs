@@ -1,6 +1,8 @@
 //! `costmark generate`: continues one prompt.
 
-use costmark_core::{Backend, Clock, Event, FinishReason, ModelShape, MonotonicClock, Request};
+use costmark_core::{
+    Backend, BackendKind, Clock, Event, FinishReason, ModelShape, MonotonicClock, Request,
+};
 use costmark_engine::Tokenizer;
 use costmark_probe::Machine;
 use serde::Serialize;
@@ -39,6 +41,11 @@ struct Timings {
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let machine = Machine::detect();
     let engine = EnginePlan::resolve(&args.engine, machine.cpu_limits.usable_threads)?;
+    if engine.backend == BackendKind::Mock {
+        return Err(Failure::input(
+            "--backend mock: it has no model to continue a prompt with; use engine or lockstep",
+        ));
+    }
     let sampling = sampling(&args.sampling, args.seed)?;
     threads::limit_compute(engine.threads);
     stop::install()?;
@@ -58,7 +65,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         check(args, &prompt, shape)?;
     }
     let demand = Demand {
-        sequences: 1,
+        sequences: Some(1),
         tokens_per_sequence: prompt.len() as u64 + u64::from(args.max_tokens),
     };
     let mut backend = backend::start(opened, &engine, demand, clock)?;

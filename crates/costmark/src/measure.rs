@@ -6,9 +6,10 @@ use std::num::NonZeroU32;
 
 use costmark_core::{Backend, ModelWork, Roofline};
 use costmark_load::{
-    ClosedLoop, RecordingCost, RequestSource, UnitRun, Warmup, calibrate_recording_with,
+    ClosedLoop, OpenLoop, OpenLoopError, OpenWarmup, RecordingCost, RequestSource, Schedule,
+    UnitRun, Warmup, calibrate_recording_with,
 };
-use costmark_metrics::{RequestCounts, UnitInput, summarise};
+use costmark_metrics::{OpenLoad, RequestCounts, UnitInput, summarise, summarise_open};
 use costmark_report::document::{
     BackendDocument, LevelDocument, Overhead, RunDocument, Tool, UnitCost, UnitDocument,
     WarmupDocument,
@@ -17,7 +18,7 @@ use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
 
 use crate::environment::Watch;
 use crate::models::{Models, Served};
-use crate::plan::{Level, Load, Plan, Unit};
+use crate::plan::{Level, Load, Plan, Unit, WarmupPlan};
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::recorder::{Discard, LineRecorder};
@@ -85,7 +86,9 @@ impl Measurement<'_> {
                     served
                 }
             };
-            let run = self.unit(unit, level, &mut served);
+            let run = self
+                .unit(unit, level, &mut served)
+                .map_err(|e| failed(&e))?;
             let roofline = watch.between().map_err(|e| failed(&e.message()))?;
             let work = served.backend.info().work;
             let result = self.summarise(level, unit.repeat, &run, work.as_ref(), roofline);
@@ -125,7 +128,12 @@ impl Measurement<'_> {
         ));
     }
 
-    fn unit(&mut self, unit: Unit, level: &Level, served: &mut Served) -> UnitRun {
+    fn unit(
+        &mut self,
+        unit: Unit,
+        level: &Level,
+        served: &mut Served,
+    ) -> Result<UnitRun, OpenLoopError> {
         let label = label(self.plan, level, unit.repeat);
         let stage = self.progress.stage(&label);
         let mut recorder = LineRecorder {
@@ -135,21 +143,33 @@ impl Measurement<'_> {
             stage: &stage,
             label: &label,
         };
-        let warmup = match self.plan.warmup {
-            0 => Warmup::off(),
-            n => Warmup {
-                max_requests_per_slot: n,
-                ..Warmup::default()
-            },
-        };
         let backend: &mut dyn Backend = served.backend.as_mut();
         let source: &dyn RequestSource = served.sources[level.workload].as_ref();
+        let (number, signal) = (unit.number, &stop::SIGNAL);
         match level.load {
             Load::Closed(concurrency) => {
                 let concurrency = NonZeroU32::new(concurrency).unwrap_or(NonZeroU32::MIN);
                 let mut closed_loop = ClosedLoop::new(concurrency, level.stop);
-                closed_loop.warmup = warmup;
-                closed_loop.run(unit.number, backend, source, &mut recorder, &stop::SIGNAL)
+                closed_loop.warmup = match self.plan.warmup {
+                    WarmupPlan::Off => Warmup::off(),
+                    WarmupPlan::PerSlot(n) => per_slot(n),
+                    WarmupPlan::For(ns) => Warmup::for_ns(ns),
+                };
+                Ok(closed_loop.run(number, backend, source, &mut recorder, signal))
+            }
+            Load::Open {
+                process,
+                max_in_flight,
+            } => {
+                let schedule = Schedule::Process(process);
+                let mut open_loop = OpenLoop::new(schedule, level.stop, self.plan.asking.seed);
+                open_loop.max_in_flight = max_in_flight;
+                open_loop.warmup = match self.plan.warmup {
+                    WarmupPlan::Off => OpenWarmup::Off,
+                    WarmupPlan::PerSlot(n) => OpenWarmup::Settled(per_slot(n)),
+                    WarmupPlan::For(ns) => OpenWarmup::For(ns),
+                };
+                open_loop.run(number, backend, source, &mut recorder, signal)
             }
         }
     }
@@ -162,7 +182,7 @@ impl Measurement<'_> {
         work: Option<&ModelWork>,
         roofline: Option<Roofline>,
     ) -> UnitDocument {
-        let summary = summarise(&UnitInput {
+        let input = UnitInput {
             concurrency: run.concurrency,
             start_ns: run.start_ns,
             end_ns: run.end_ns,
@@ -171,9 +191,24 @@ impl Measurement<'_> {
             steps: &run.steps,
             roofline,
             slo: None,
-        });
-        let (cost, cost_note) =
-            UnitCost::of(&summary, &run.steps, work, roofline.as_ref(), &self.pricing.model);
+        };
+        let summary = match level.load {
+            Load::Closed(_) => summarise(&input),
+            Load::Open { max_in_flight, .. } => summarise_open(
+                &input,
+                OpenLoad {
+                    max_in_flight: max_in_flight.map(NonZeroU32::get),
+                    delayed_by_cap: run.delayed_by_cap,
+                },
+            ),
+        };
+        let (cost, cost_note) = UnitCost::of(
+            &summary,
+            &run.steps,
+            work,
+            roofline.as_ref(),
+            &self.pricing.model,
+        );
         UnitDocument {
             level: level.id.clone(),
             repeat,
@@ -269,6 +304,14 @@ impl Measurement<'_> {
             advice: Vec::new(),
             finding: None,
         }
+    }
+}
+
+/// Warm-up until step times settle.
+fn per_slot(max_requests: NonZeroU32) -> Warmup {
+    Warmup {
+        max_requests_per_slot: max_requests.get(),
+        ..Warmup::default()
     }
 }
 

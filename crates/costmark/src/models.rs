@@ -1,7 +1,7 @@
 //! The models of a plan: all of them found and checked before anything is measured, then
 //! loaded one at a time.
 
-use costmark_core::{Backend, Clock, ModelShape, MonotonicClock};
+use costmark_core::{Backend, BackendKind, Clock, ModelShape, MonotonicClock};
 use costmark_load::RequestSource;
 
 use crate::backend::{self, Demand, Opened};
@@ -37,7 +37,12 @@ impl<'a> Models<'a> {
             let found = backend::open(named, plan.engine.backend, progress)?;
             if let Some(shape) = found.shape() {
                 let max_context = plan.engine.max_context.unwrap_or(u32::MAX);
-                sources(plan, model, shape, max_context)?;
+                sources(
+                    plan,
+                    model,
+                    vocabulary(shape),
+                    context(shape).min(max_context),
+                )?;
             }
             opened.push(Some(found));
         }
@@ -62,6 +67,13 @@ impl<'a> Models<'a> {
         let began = self.clock.now_ns();
         let backend = backend::start(opened, &plan.engine, demand, self.clock)?;
         let info = backend.info();
+        if info.kind == BackendKind::Mock {
+            return Ok(Served {
+                model,
+                sources: sources(plan, model, MOCK_VOCABULARY, info.max_context)?,
+                backend,
+            });
+        }
         self.progress.say(&format!(
             "Loaded {} ({}, {}) in {:.1} s",
             info.model,
@@ -79,7 +91,8 @@ impl<'a> Models<'a> {
         let shape = info
             .shape
             .ok_or_else(|| Failure::run("the backend does not say how large its vocabulary is"))?;
-        let sources = sources(plan, model, &shape, info.max_context)?;
+        let max_context = context(&shape).min(info.max_context);
+        let sources = sources(plan, model, vocabulary(&shape), max_context)?;
         Ok(Served {
             model,
             backend,
@@ -88,16 +101,24 @@ impl<'a> Models<'a> {
     }
 }
 
-/// The requests of each workload, if all that this model will be asked fit it and
-/// `max_context`.
+/// Token ids the mock is sent; it does not look at them.
+const MOCK_VOCABULARY: u32 = 32_000;
+
+fn vocabulary(shape: &ModelShape) -> u32 {
+    u32::try_from(shape.vocab_size).unwrap_or(u32::MAX)
+}
+
+fn context(shape: &ModelShape) -> u32 {
+    u32::try_from(shape.max_context).unwrap_or(u32::MAX)
+}
+
+/// The requests of each workload, if all that this model will be asked fit `max_context`.
 fn sources(
     plan: &Plan,
     model: usize,
-    shape: &ModelShape,
+    vocab_size: u32,
     max_context: u32,
 ) -> Result<Vec<Box<dyn RequestSource>>> {
-    let vocab_size = u32::try_from(shape.vocab_size).unwrap_or(u32::MAX);
-    let context = u32::try_from(shape.max_context).unwrap_or(u32::MAX);
     let sources: Vec<Box<dyn RequestSource>> = plan
         .workloads
         .iter()
@@ -105,7 +126,7 @@ fn sources(
         .collect();
     for level in plan.levels_of(model) {
         sources[level.workload]
-            .check(context.min(max_context))
+            .check(max_context)
             .map_err(Failure::input)?;
     }
     Ok(sources)

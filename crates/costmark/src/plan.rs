@@ -1,6 +1,7 @@
 //! From what was typed to what is meant: every default filled in, every contradiction refused.
 
 mod level;
+mod load;
 mod served;
 mod workload;
 
@@ -11,23 +12,17 @@ use crate::args::{DeviceArg, RunArgs};
 use crate::failure::{Failure, Result};
 
 pub(crate) use level::{Level, Load, Unit};
+pub(crate) use load::WarmupPlan;
 pub(crate) use served::{EnginePlan, ModelPlan, sampling};
 pub(crate) use workload::{Asking, WorkloadPlan};
 
-/// Prompt length when none is given. With [`DEFAULT_OUTPUT_LEN`] and [`default_requests`] it
-/// keeps the default run to minutes on two cores.
+/// Prompt length when none is given. With [`DEFAULT_OUTPUT_LEN`] it keeps the default run to minutes on two cores.
 pub(crate) const DEFAULT_INPUT_LEN: &str = "32";
 /// Output length when none is given.
 pub(crate) const DEFAULT_OUTPUT_LEN: &str = "16";
 
 /// What a workload is called that was put together from flags.
 const CUSTOM: &str = "custom";
-
-/// Measured requests per level and repeat when neither number nor time is given: at least
-/// eight, and otherwise one per slot.
-fn default_requests(concurrency: u32) -> u64 {
-    u64::from(concurrency).max(8)
-}
 
 /// A whole measurement.
 #[derive(Debug, Clone)]
@@ -37,7 +32,7 @@ pub(crate) struct Plan {
     pub(crate) workloads: Vec<WorkloadPlan>,
     pub(crate) levels: Vec<Level>,
     pub(crate) repeats: u32,
-    pub(crate) warmup: u32,
+    pub(crate) warmup: WarmupPlan,
     pub(crate) asking: Asking,
     pub(crate) utilization: f64,
     pub(crate) max_errors: f64,
@@ -46,42 +41,27 @@ pub(crate) struct Plan {
 impl Plan {
     /// `usable_cores` is what this process may use.
     pub(crate) fn resolve(args: &RunArgs, usable_cores: u32) -> Result<Self> {
-        let mut seen = std::collections::BTreeSet::new();
-        if let Some(twice) = args.concurrency.iter().find(|c| !seen.insert(**c)) {
-            return Err(Failure::input(format!(
-                "--concurrency names {twice} twice; use --repeats to measure a level again"
-            )));
-        }
-        if args.requests == Some(0) {
-            return Err(Failure::input(
-                "--requests: at least 1 is needed to measure",
-            ));
-        }
         if !(0.0..=1.0).contains(&args.max_errors) {
             return Err(Failure::input(format!(
                 "--max-errors {}: is a share of requests, from 0 to 1",
                 args.max_errors
             )));
         }
-        let duration_ns = args
-            .duration
-            .map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
-        let engine = EnginePlan::resolve(&args.engine, usable_cores)?;
-        let levels = args
-            .concurrency
-            .iter()
-            .map(|&concurrency| Level {
-                id: level::level_id(None, None, Load::Closed(concurrency)),
-                model: 0,
-                workload: 0,
-                load: Load::Closed(concurrency),
-                stop: match (duration_ns, args.requests) {
-                    (Some(ns), _) => Stop::Duration(ns),
-                    (None, Some(n)) => Stop::Requests(n),
-                    (None, None) => Stop::Requests(default_requests(concurrency)),
-                },
+        let mut engine = EnginePlan::resolve(&args.engine, usable_cores)?;
+        engine.mock = served::mock(args, engine.backend)?;
+        let levels = load::loads(&args.load)?
+            .into_iter()
+            .map(|load| {
+                Ok(Level {
+                    id: level::level_id(None, None, load),
+                    model: 0,
+                    workload: 0,
+                    load,
+                    stop: load::stop(&args.load, load)?,
+                })
             })
-            .collect();
+            .collect::<Result<_>>()?;
+        let seed = args.load.seed.unwrap_or(0);
         Ok(Self {
             models: vec![ModelPlan::resolve(&args.model, engine.backend)],
             engine,
@@ -91,12 +71,12 @@ impl Plan {
                 output: args.output_len,
             }],
             levels,
-            repeats: args.repeats,
-            warmup: args.warmup,
+            repeats: args.load.repeats.unwrap_or(load::DEFAULT_REPEATS),
+            warmup: WarmupPlan::resolve(&args.load),
             asking: Asking {
-                seed: args.seed,
+                seed,
                 ignore_eos: !args.stop_at_eos,
-                sampling: sampling(&args.sampling, args.seed)?,
+                sampling: sampling(&args.sampling, seed)?,
             },
             utilization: args.price.utilization,
             max_errors: args.max_errors,
@@ -142,12 +122,14 @@ impl Plan {
         }
     }
 
-    /// Most requests in flight at any level of a model.
-    pub(crate) fn max_in_flight(&self, model: usize) -> u32 {
-        self.levels_of(model)
-            .filter_map(|level| level.load.max_in_flight())
-            .max()
-            .unwrap_or(1)
+    /// Most requests in flight at any level of a model; `None` where some level knows no
+    /// bound.
+    pub(crate) fn max_in_flight(&self, model: usize) -> Option<u32> {
+        let all: Option<Vec<u32>> = self
+            .levels_of(model)
+            .map(|level| level.load.max_in_flight())
+            .collect();
+        all?.into_iter().max()
     }
 
     /// Prompt plus output of the longest request a model can be asked.
@@ -185,9 +167,18 @@ impl Plan {
             max_sequences: self.engine.max_sequences,
             max_context: self.engine.max_context,
             prefix_cache: self.engine.prefix_cache,
+            mock: self.engine.mock.as_ref().map(ToString::to_string),
             repeats: self.repeats,
             seed: self.asking.seed,
-            warmup_requests_per_slot: self.warmup,
+            warmup_requests_per_slot: match self.warmup {
+                WarmupPlan::Off => Some(0),
+                WarmupPlan::PerSlot(n) => Some(n.get()),
+                WarmupPlan::For(_) => None,
+            },
+            warmup_s: match self.warmup {
+                WarmupPlan::For(ns) => Some(ns as f64 / 1e9),
+                _ => None,
+            },
             ignore_eos: self.asking.ignore_eos,
             sampling: self.asking.sampling,
             utilization: self.utilization,
@@ -250,6 +241,43 @@ mod tests {
         assert_eq!(stops, [8, 8, 64].map(Stop::Requests));
         let timed = plan(&["--duration", "2s"]).unwrap().levels;
         assert_eq!(timed[0].stop, Stop::Duration(2_000_000_000));
+    }
+
+    #[test]
+    fn rates_are_poisson_unless_said() {
+        let levels = plan(&["--rate", "2,0.5"]).unwrap().levels;
+        let ids: Vec<&str> = levels.iter().map(|l| l.id.as_str()).collect();
+        assert_eq!(ids, ["r2", "r0.5"]);
+        let process = |plan: &Plan| match plan.levels[0].load {
+            Load::Open { process, .. } => process.to_string(),
+            Load::Closed(_) => panic!("not an open loop"),
+        };
+        assert_eq!(process(&plan(&["--rate", "2"]).unwrap()), "poisson:2");
+        let bursty = plan(&["--rate", "2", "--arrivals", "gamma:0.5"]).unwrap();
+        assert_eq!(process(&bursty), "gamma:2,0.5");
+        assert_eq!(process(&plan(&["--max-throughput"]).unwrap()), "max");
+    }
+
+    #[test]
+    fn plans_are_equal_when_their_hashes_are() {
+        let hash = |more: &[&str]| plan(more).unwrap().document().hash();
+        assert_eq!(hash(&[]), hash(&["--concurrency", "1,4,16", "--seed", "0"]));
+        for other in [
+            &["--seed", "1"][..],
+            &["--concurrency", "1,4"],
+            &["--rate", "2"],
+            &["--input-len", "33"],
+            &["--quantize", "q4_0"],
+            &["--repeats", "2"],
+        ] {
+            assert_ne!(hash(&[]), hash(other), "{other:?}");
+        }
+        let work = |more: &[&str]| {
+            let document = plan(more).unwrap().document();
+            document.workloads[0].workload_hash.clone()
+        };
+        assert_eq!(work(&[]), work(&["--seed", "1", "--rate", "2"]));
+        assert_ne!(work(&[]), work(&["--input-len", "33"]));
     }
 
     #[test]

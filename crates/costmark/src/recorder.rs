@@ -39,7 +39,9 @@ fn tag(level: LevelId, repeat: u32, phase: Phase) -> UnitTag {
 impl Recorder for LineRecorder<'_> {
     fn on_step(&mut self, phase: Phase, step: &StepRecord) -> io::Result<()> {
         let tag = self.tag(phase);
-        self.folder.append_step(&tag, step).map_err(io::Error::other)
+        self.folder
+            .append_step(&tag, step)
+            .map_err(io::Error::other)
     }
 
     fn on_request(&mut self, phase: Phase, record: &RequestRecord) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use costmark_core::MonotonicClock;
+use costmark_core::{BackendKind, MonotonicClock};
 use costmark_probe::Machine;
 use costmark_report::{RunFolder, Status, render};
 
@@ -61,8 +61,9 @@ fn prepare(machine: Machine, plan: &Plan, progress: Progress) -> Result<Prepared
     let clock = MonotonicClock::start();
     let mut models = Models::open(plan, clock, progress)?;
     let first = models.start(0)?;
-    let stage = progress.stage("Measuring memory bandwidth and arithmetic");
-    let watch = Watch::begin(machine, plan.engine.threads, clock, true)?;
+    let is_here = plan.engine.backend != BackendKind::Mock;
+    let stage = is_here.then(|| progress.stage("Measuring memory bandwidth and arithmetic"));
+    let watch = Watch::begin(machine, plan.engine.threads, clock, is_here)?;
     drop(stage);
     Ok(Prepared {
         watch,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::args::{DeviceArg, WeightsArg};
+use crate::args::{DeviceArg, WarmupArg, WeightsArg};
 
 /// A number of bytes, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,27 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .filter(jiff::SignedDuration::is_positive)
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| expected.to_string())
+}
+
+/// Requests per second: more than 0.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    text.trim()
+        .parse::<f64>()
+        .ok()
+        .filter(|rate| rate.is_finite() && *rate > 0.0)
+        .ok_or_else(|| "expected requests per second above 0, such as 2 or 0.5".to_string())
+}
+
+/// `3`, `30s`.
+pub(crate) fn warmup(text: &str) -> Result<WarmupArg, String> {
+    if let Ok(requests) = text.parse() {
+        return Ok(WarmupArg::RequestsPerSlot(requests));
+    }
+    duration(text).map(WarmupArg::For).map_err(|_| {
+        "expected a number of requests per concurrent request, such as 3, or a time with a unit, \
+         such as 30s"
+            .to_string()
+    })
 }
 
 /// `cpu`, `cuda`, `cuda:1`.

@@ -24,11 +24,7 @@ fn output_tok_per_s(requests: &[Value], unit: &Value) -> f64 {
     let (start, end) = (start.as_u64().unwrap(), end.as_u64().unwrap());
     let tokens = requests
         .iter()
-        .filter(|r| {
-            ["level", "repeat"]
-                .iter()
-                .all(|k| r["unit"][k] == unit[k])
-        })
+        .filter(|r| ["level", "repeat"].iter().all(|k| r["unit"][k] == unit[k]))
         .flat_map(|r| r["token_ns"].as_array().unwrap())
         .filter(|at| (start + 1..=end).contains(&at.as_u64().unwrap()))
         .count();

@@ -58,7 +58,10 @@ mod tests {
     #[test]
     fn the_form_does_not_depend_on_the_order_of_keys() {
         let mut text = String::new();
-        write(&json!({"b": [1, {"z": null, "a": 2.5}], "a": "é\""}), &mut text);
+        write(
+            &json!({"b": [1, {"z": null, "a": 2.5}], "a": "é\""}),
+            &mut text,
+        );
         assert_eq!(text, r#"{"a":"é\"","b":[1,{"a":2.5,"z":null}]}"#);
     }
 

@@ -11,8 +11,8 @@ mod unit;
 
 use serde::{Deserialize, Serialize};
 
-pub use environment::{Environment, Overhead, PeakReading, RateDocument, Tool};
 pub use canonical::canonical_hash;
+pub use environment::{Environment, Overhead, PeakReading, RateDocument, Tool};
 pub use load::{LevelId, LevelPlan, LoadDocument, ModelDocument, UnitPlan, WorkloadDocument};
 pub use plan::{BackendDocument, PlanDocument, PriceDocument};
 pub use unit::{

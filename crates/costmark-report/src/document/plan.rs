@@ -39,12 +39,17 @@ pub struct PlanDocument {
     pub max_context: Option<u32>,
     /// Prefix reuse.
     pub prefix_cache: bool,
+    /// How the mock behaves, where that is what serves.
+    pub mock: Option<String>,
     /// Repeats.
     pub repeats: u32,
     /// Seed.
     pub seed: u64,
-    /// Most warm-up requests per concurrent request; 0 for no warm-up.
-    pub warmup_requests_per_slot: u32,
+    /// Most warm-up requests per concurrent request; 0 for no warm-up. Absent where warm-up
+    /// takes a stated time.
+    pub warmup_requests_per_slot: Option<u32>,
+    /// Stated time of the warm-up.
+    pub warmup_s: Option<f64>,
     /// Exact lengths: end-of-sequence tokens do not stop a request.
     pub ignore_eos: bool,
     /// How tokens are chosen.

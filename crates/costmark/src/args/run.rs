@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use costmark_load::LengthDistribution;
 
-use super::{EngineArgs, ModelArgs, PriceArgs, SamplingArgs};
-use crate::units;
+use super::{EngineArgs, LoadArgs, MockArg, ModelArgs, PriceArgs, SamplingArgs};
 
 /// The measurement.
 #[derive(Debug, Clone, Args)]
@@ -19,55 +18,32 @@ pub(crate) struct RunArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) price: PriceArgs,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
 
-    /// Requests kept in flight; one level of the result each
-    #[arg(
-        long,
-        value_name = "N,N,…",
-        value_delimiter = ',',
-        default_value = "1,4,16"
-    )]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536), help_heading = "Load")]
-    pub(crate) concurrency: Vec<u32>,
-    /// Measure this many requests per level and repeat
-    #[arg(
-        long,
-        value_name = "N",
-        conflicts_with = "duration",
-        help_heading = "Load"
-    )]
-    pub(crate) requests: Option<u64>,
-    /// Measure for this long per level and repeat, e.g. 30s or 2m
-    #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "Load")]
-    pub(crate) duration: Option<std::time::Duration>,
+    /// How the mock behaves, with --backend mock: e.g.
+    /// ttft=50ms,itl=10ms,max-sequences=16,virtual. `virtual` lets time jump from event to
+    /// event
+    #[arg(long, value_name = "KEY=VALUE,…", help_heading = "Engine")]
+    pub(crate) mock: Option<MockArg>,
+
     /// Prompt tokens: 128, 64..256 (uniform) or normal:128,32
     #[arg(long, value_name = "LENGTH", default_value = crate::plan::DEFAULT_INPUT_LEN)]
-    #[arg(help_heading = "Load")]
+    #[arg(help_heading = "Workload")]
     pub(crate) input_len: LengthDistribution,
     /// Output tokens, written as for --input-len
     #[arg(long, value_name = "LENGTH", default_value = crate::plan::DEFAULT_OUTPUT_LEN)]
-    #[arg(help_heading = "Load")]
+    #[arg(help_heading = "Workload")]
     pub(crate) output_len: LengthDistribution,
-    /// Times each level is measured. Intervals need two, and three tell luck from speed
-    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Load")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) repeats: u32,
-    /// Seed of prompts, lengths and sampling: the same seed asks for the same tokens
-    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Load")]
-    pub(crate) seed: u64,
-    /// Most warm-up requests per concurrent request; fewer when step times settle before.
-    /// 0: measure from the first request on
-    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Load")]
-    pub(crate) warmup: u32,
     /// Stop at the model's end-of-sequence token instead of producing the exact length
-    #[arg(long, help_heading = "Load")]
+    #[arg(long, help_heading = "Workload")]
     pub(crate) stop_at_eos: bool,
     /// Share of requests that may fail before the run counts as failed, 0 to 1
     #[arg(
         long,
         value_name = "SHARE",
         default_value_t = 0.0,
-        help_heading = "Load"
+        help_heading = "Workload"
     )]
     pub(crate) max_errors: f64,
 

@@ -1,6 +1,8 @@
 //! Levels of a plan and the units that follow from them.
 
-use costmark_load::Stop;
+use std::num::NonZeroU32;
+
+use costmark_load::{ArrivalProcess, Stop};
 use costmark_report::document::{LevelId, LoadDocument};
 
 /// How requests come.
@@ -8,6 +10,12 @@ use costmark_report::document::{LevelId, LoadDocument};
 pub(crate) enum Load {
     /// This many are kept in flight.
     Closed(u32),
+    /// By a process, whatever became of earlier ones.
+    Open {
+        process: ArrivalProcess,
+        /// Requests that may be in flight at once.
+        max_in_flight: Option<NonZeroU32>,
+    },
 }
 
 impl Load {
@@ -15,6 +23,10 @@ impl Load {
     fn id(self) -> String {
         match self {
             Self::Closed(concurrency) => format!("c{concurrency}"),
+            Self::Open { process, .. } => match process.rate_per_s() {
+                Some(per_s) => format!("r{per_s}"),
+                None => "max".into(),
+            },
         }
     }
 
@@ -22,13 +34,23 @@ impl Load {
     pub(crate) fn max_in_flight(self) -> Option<u32> {
         match self {
             Self::Closed(concurrency) => Some(concurrency),
+            Self::Open { max_in_flight, .. } => max_in_flight.map(NonZeroU32::get),
         }
     }
 
     /// As it goes into the result.
     pub(crate) fn document(self) -> LoadDocument {
+        let max_concurrency = self.max_in_flight();
         match self {
             Self::Closed(concurrency) => LoadDocument::ClosedLoop { concurrency },
+            Self::Open { process, .. } => match process.rate_per_s() {
+                Some(requests_per_s) => LoadDocument::OpenLoop {
+                    requests_per_s,
+                    arrivals: process.to_string(),
+                    max_concurrency,
+                },
+                None => LoadDocument::MaxThroughput { max_concurrency },
+            },
         }
     }
 }

@@ -3,13 +3,18 @@
 use costmark_core::{BackendKind, Sampling};
 use costmark_report::document::ModelDocument;
 
-use crate::args::{BackendArg, DeviceArg, EngineArgs, ModelArgs, SamplingArgs, WeightsArg};
+use crate::args::{
+    BackendArg, DeviceArg, EngineArgs, MockArg, ModelArgs, RunArgs, SamplingArgs, WeightsArg,
+};
 use crate::failure::{Failure, Result};
 
 /// The shape that is measured when none is named: small enough for any machine.
 const DEFAULT_MODEL: &str = "qwen3-0.6b";
 /// How its random weights are held.
 const DEFAULT_QUANTIZE: &str = "q8_0";
+
+/// What stands for a model where there is none.
+const MOCK: &str = "mock";
 
 /// Which model, held how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +28,14 @@ pub(crate) struct ModelPlan {
 impl ModelPlan {
     /// Without a model the default shape with random weights, since that needs no download.
     pub(crate) fn resolve(args: &ModelArgs, backend: BackendKind) -> Self {
+        if backend == BackendKind::Mock {
+            return Self {
+                model: MOCK.into(),
+                weights: WeightsArg::Synthetic { seed: 0 },
+                dtype: None,
+                quantize: None,
+            };
+        }
         let real = args.model.is_some();
         let weights = args.weights.unwrap_or(if real {
             WeightsArg::Real
@@ -99,6 +112,8 @@ pub(crate) struct EnginePlan {
     pub(crate) max_sequences: Option<u32>,
     pub(crate) max_context: Option<u32>,
     pub(crate) prefix_cache: bool,
+    /// How the mock behaves, where that is what serves.
+    pub(crate) mock: Option<MockArg>,
 }
 
 impl EnginePlan {
@@ -113,8 +128,9 @@ impl EnginePlan {
         let backend = match args.backend {
             BackendArg::Engine => BackendKind::Engine,
             BackendArg::Lockstep => BackendKind::Lockstep,
+            BackendArg::Mock => BackendKind::Mock,
         };
-        if backend == BackendKind::Lockstep {
+        if backend != BackendKind::Engine {
             refuse_engine_flags(args)?;
         }
         Ok(Self {
@@ -128,7 +144,35 @@ impl EnginePlan {
             max_sequences: args.max_sequences,
             max_context: args.max_context,
             prefix_cache: !args.no_prefix_cache && backend == BackendKind::Engine,
+            mock: None,
         })
+    }
+}
+
+/// `--mock`, which needs `--backend mock`; that in turn has no model.
+pub(crate) fn mock(args: &RunArgs, backend: BackendKind) -> Result<Option<MockArg>> {
+    match (backend, &args.mock) {
+        (BackendKind::Mock, mock) => {
+            let given = [
+                ("--model", args.model.model.is_some()),
+                ("--weights", args.model.weights.is_some()),
+                ("--dtype", args.model.dtype.is_some()),
+                ("--quantize", args.model.quantize.is_some()),
+                ("--max-sequences", args.engine.max_sequences.is_some()),
+                ("--max-context", args.engine.max_context.is_some()),
+            ];
+            match given.iter().find(|(_, given)| *given) {
+                Some((flag, _)) => Err(Failure::input(format!(
+                    "{flag}: the mock has no model; leave it out, and say with --mock how it \
+                     behaves"
+                ))),
+                None => Ok(Some(mock.clone().unwrap_or_default())),
+            }
+        }
+        (_, None) => Ok(None),
+        (_, Some(_)) => Err(Failure::input(
+            "--mock says how the mock behaves; add --backend mock",
+        )),
     }
 }
 
