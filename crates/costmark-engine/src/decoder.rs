@@ -199,7 +199,7 @@ impl Decoder {
         work.layer_weight_bytes + work.head_weight_bytes + embedding
     }
 
-    /// How the matrices are stored, the type that holds most bytes first: `q4k+q6k`.
+    /// How the matrices are stored, the type that holds most bytes first: `q4_k+q6_k`.
     #[must_use]
     pub fn weight_dtype(&self) -> String {
         let mut kinds: Vec<(String, u64)> = Vec::new();

@@ -24,6 +24,7 @@ use candle_core::{DType, Module, Tensor};
 
 pub(crate) use self::cpu::CpuMatrix;
 use crate::error::{EngineError, Result};
+use crate::weights::TensorFormat;
 
 /// A weight matrix `(out, in)` ready for products with activations, and for looking up
 /// its rows (an embedding table tied to the output projection is one `Linear`).
@@ -138,11 +139,11 @@ impl Linear {
         (weight + bias) as u64
     }
 
-    /// How the weights are stored, in lower case as in GGUF: `q8_0`, `q4k`, `f32`, …
+    /// How the weights are stored, as users type it: `q8_0`, `q4_k`, `f32`, …
     #[must_use]
     pub fn dtype_name(&self) -> String {
         match &self.weight {
-            Weight::Quantized(weight) => format!("{:?}", weight.dtype()).to_lowercase(),
+            Weight::Quantized(weight) => TensorFormat::name_of(weight.dtype()),
             Weight::Cpu(matrix) => matrix.dtype_name(),
             Weight::Dense(weight) => weight.dtype().as_str().to_string(),
         }

@@ -69,10 +69,20 @@ fn against_one(run: &RunDocument, level: &LevelDocument, what: &str, cost: f64) 
     .value;
     (fewest < concurrency && cost > 0.0).then(|| {
         format!(
-            "With {} it was {}, {:.1} times as much.",
+            "With {} it was {}, {}.",
             streams(fewest),
             usd(alone),
-            alone / cost
+            times(alone / cost)
         )
     })
+}
+
+/// A ratio of at least one in words.
+fn times(ratio: f64) -> String {
+    match ratio {
+        _ if ratio < 1.005 => "the same".into(),
+        _ if ratio < 1.25 => format!("{:.0} % more", (ratio - 1.0) * 100.0),
+        _ if ratio < 9.95 => format!("{ratio:.1} times as much"),
+        _ => format!("{ratio:.0} times as much"),
+    }
 }

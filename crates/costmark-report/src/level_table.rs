@@ -1,4 +1,8 @@
 //! The levels of a run as tables of at most [`WIDTH`] columns.
+//!
+//! A level takes three lines: figure, low end and high end of its interval one below the
+//! other on the left, p50, p90 and p99 on the right. So no cell is wider than a number, and
+//! with usual figures the table of closed loops fits 80 columns.
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
@@ -7,8 +11,11 @@ use costmark_metrics::{AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N};
 
 use crate::document::{LevelDocument, LoadDocument, RunDocument};
 use crate::names;
-use crate::numbers::{ends, percent, short};
+use crate::numbers::{percent, short};
 use crate::table::WIDTH;
+
+/// Blanks behind each column.
+const GAP: u16 = 1;
 
 /// One table where all levels are closed loops of one workload on one model; otherwise one of
 /// load and speed and one of money.
@@ -37,7 +44,7 @@ pub(crate) fn has_two_clocks(level: &LevelDocument) -> bool {
 
 fn simple(run: &RunDocument) -> String {
     let two_clocks = run.levels.iter().any(has_two_clocks);
-    let mut header = vec!["in\nflight", "output\ntok/s", "input\ntok/s", ""];
+    let mut header = vec!["in\nflight", "", "output\ntok/s", "input\ntok/s", ""];
     header.extend(ttft_header(two_clocks));
     header.extend([
         "ITL\nms",
@@ -54,7 +61,7 @@ fn simple(run: &RunDocument) -> String {
         row.extend(prices(level));
         row
     });
-    table(&header, rows, 2)
+    table(&header, rows)
 }
 
 fn speed(run: &RunDocument) -> String {
@@ -62,6 +69,7 @@ fn speed(run: &RunDocument) -> String {
     let mut header = vec![
         "load",
         "requests\nper s",
+        "",
         "output\ntok/s",
         "input\ntok/s",
         "",
@@ -76,17 +84,17 @@ fn speed(run: &RunDocument) -> String {
         row.push(mbu(level));
         row
     });
-    table(&header, rows, 1)
+    table(&header, rows)
 }
 
 fn money_table(run: &RunDocument) -> String {
-    let header = ["load", "input\n$/M", "output\n$/M", "blended\n$/M"];
+    let header = ["load", "", "input\n$/M", "output\n$/M", "blended\n$/M"];
     let rows = run.levels.iter().map(|level| {
-        let mut row = vec![names::cell(level, &run.plan)];
+        let mut row = vec![names::cell(level, &run.plan), labels(level)];
         row.extend(prices(level));
         row
     });
-    table(&header, rows, 2)
+    table(&header, rows)
 }
 
 /// The load, and what makes its figures describe something else than the backend's steady
@@ -119,9 +127,10 @@ fn rates(level: &LevelDocument) -> String {
     }
 }
 
-fn throughput(level: &LevelDocument) -> [String; 2] {
+fn throughput(level: &LevelDocument) -> [String; 3] {
     let summary = &level.summary;
     [
+        labels(level),
         with_ends(&summary.output_tok_per_s),
         with_ends(&summary.input_tok_per_s),
     ]
@@ -160,7 +169,7 @@ fn prices(level: &LevelDocument) -> [String; 3] {
     ]
 }
 
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>, padding: u16) -> String {
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table
         .load_style(UTF8_HORIZONTAL_ONLY)
@@ -171,8 +180,9 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>, padding: u16)
     for row in rows {
         table.add_row(row.iter().map(right));
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, padding));
+    let last = table.column_count().saturating_sub(1);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if i == last { 0 } else { GAP }));
     }
     // Trailing blanks would only make copies of the table untidy.
     table
@@ -186,8 +196,22 @@ fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
+/// What the lines of a level's figures are.
+fn labels(level: &LevelDocument) -> String {
+    match level.repeats {
+        0 | 1 => String::new(),
+        _ => "median\nlow\nhigh".into(),
+    }
+}
+
+/// The figure, and below it the ends of its interval where there is one.
 fn with_ends(interval: &Interval) -> String {
-    format!("{}\n{}", short(interval.value), ends(interval))
+    let end = |end: Option<f64>| end.map_or_else(|| "–".into(), short);
+    let value = short(interval.value);
+    match (interval.low, interval.high) {
+        (None, None) => value,
+        (low, high) => format!("{value}\n{}\n{}", end(low), end(high)),
+    }
 }
 
 fn money(interval: Option<&Interval>) -> String {

@@ -21,4 +21,4 @@ pub use finding::finding;
 pub use lines::{Phase, RequestLine, StepLine, UnitTag};
 pub use read::{StoredRun, UnitRecords};
 pub use store::{FLUSH_EVERY, REQUESTS_FILE, RUN_FILE, RunFolder, STEPS_FILE};
-pub use table::{WIDTH, render};
+pub use table::{WIDTH, render, render_for};

@@ -9,12 +9,24 @@ use crate::numbers::{percent, short};
 
 /// Widest line.
 pub const WIDTH: u16 = 100;
+/// Narrowest width that text is folded to.
+const MIN_WIDTH: u16 = 60;
 
 /// The whole result as text: what ran, the table, where the money went, the machine, the
 /// price, and what a reader must know.
 #[must_use]
 pub fn render(run: &RunDocument) -> String {
-    let mut text = Text::default();
+    render_for(run, WIDTH)
+}
+
+/// As [`render`] for a terminal of so many columns: text is folded to it, within 60 and
+/// [`WIDTH`].
+#[must_use]
+pub fn render_for(run: &RunDocument, columns: u16) -> String {
+    let mut text = Text {
+        width: columns.clamp(MIN_WIDTH, WIDTH).into(),
+        ..Text::default()
+    };
     text.paragraph("", &headline(run));
     if run.status != Status::Complete {
         let failure = run.failure.as_deref().unwrap_or("it was cut short");
@@ -48,26 +60,29 @@ pub fn render(run: &RunDocument) -> String {
         text.blank();
         text.paragraph("", finding);
     }
-    text.0
+    text.content
 }
 
 #[derive(Default)]
-struct Text(String);
+struct Text {
+    content: String,
+    width: usize,
+}
 
 impl Text {
     fn raw(&mut self, text: &str) {
-        self.0.push_str(text);
-        self.0.push('\n');
+        self.content.push_str(text);
+        self.content.push('\n');
     }
 
     fn blank(&mut self) {
-        self.0.push('\n');
+        self.content.push('\n');
     }
 
     /// `label` before the first line, further lines indented below it.
     fn paragraph(&mut self, label: &str, content: &str) {
         let indent = " ".repeat(label.chars().count());
-        let options = textwrap::Options::new(usize::from(WIDTH))
+        let options = textwrap::Options::new(self.width)
             .initial_indent(label)
             .subsequent_indent(&indent)
             // Long paths are worth more whole than within the margin.
@@ -116,7 +131,7 @@ fn footnote(levels: &[LevelDocument]) -> String {
     let mut parts = Vec::new();
     let repeats = levels.iter().map(|l| l.repeats).max().unwrap_or(0);
     if repeats > 1 {
-        parts.push("Second lines: 95 % t-intervals over repeats.".to_string());
+        parts.push("Low and high: ends of the 95 % t-interval over repeats.".to_string());
     }
     let withheld = |l: &LatencySummary| l.p99.is_none();
     let latencies = levels

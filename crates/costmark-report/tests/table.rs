@@ -4,7 +4,7 @@
 
 mod common;
 
-use costmark_report::{Status, WIDTH, finding, render};
+use costmark_report::{Status, WIDTH, finding, render, render_for};
 
 #[test]
 fn a_complete_run() {
@@ -41,25 +41,66 @@ fn nothing_measured() {
     assert!(render(&run).contains("No level was measured"));
 }
 
+/// Lines of the table itself, between its first and its last rule.
+fn table(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_rule = |line: &&str| line.starts_with('─');
+    let first = lines.iter().position(|line| is_rule(&line)).unwrap();
+    let last = lines.iter().rposition(|line| is_rule(&line)).unwrap();
+    lines[first..=last].to_vec()
+}
+
+fn widest(lines: &[&str]) -> usize {
+    lines.iter().map(|l| l.chars().count()).max().unwrap()
+}
+
 #[test]
-fn no_line_is_too_wide() {
+fn figures_as_wide_as_they_get_are_whole_and_fit() {
     let mut run = common::run();
-    // Figures as wide as they get.
     for level in &mut run.levels {
         let summary = &mut level.summary;
-        for interval in [
-            &mut summary.output_tok_per_s,
-            &mut summary.input_tok_per_s,
-            level.usd_per_mtok_input.as_mut().unwrap(),
-            level.usd_per_mtok_output.as_mut().unwrap(),
-            level.usd_per_mtok_blended.as_mut().unwrap(),
+        let wide = costmark_core::Interval::new(1_234_567.0, 1_123_456.0, 1_345_678.0);
+        summary.output_tok_per_s = wide;
+        summary.input_tok_per_s = wide;
+        for money in [
+            &mut level.usd_per_mtok_input,
+            &mut level.usd_per_mtok_output,
+            &mut level.usd_per_mtok_blended,
         ] {
-            *interval = costmark_core::Interval::new(123_456.0, 112_345.0, 134_567.0);
+            *money = Some(wide);
         }
     }
-    for line in render(&run).lines() {
-        assert!(line.chars().count() <= usize::from(WIDTH), "{line}");
+    let text = render(&run);
+    assert!(
+        widest(&text.lines().collect::<Vec<_>>()) <= usize::from(WIDTH),
+        "{text}"
+    );
+    for figure in ["1,234,567", "1,123,456", "1,345,678"] {
+        assert_eq!(
+            text.matches(figure).count(),
+            5 * run.levels.len(),
+            "{figure}\n{text}"
+        );
     }
+}
+
+#[test]
+fn an_end_that_is_not_known_is_a_dash() {
+    let mut run = common::run();
+    run.levels.truncate(1);
+    run.levels[0].usd_per_mtok_output.as_mut().unwrap().high = None;
+    let text = render(&run);
+    let high = table(&text)
+        .into_iter()
+        .find(|l| l.contains("high"))
+        .unwrap();
+    assert!(high.contains('–'), "{text}");
+}
+
+#[test]
+fn usual_figures_fit_a_terminal_of_80_columns() {
+    let text = render_for(&common::run(), 80);
+    assert!(widest(&text.lines().collect::<Vec<_>>()) <= 80, "{text}");
 }
 
 #[test]
@@ -68,4 +109,25 @@ fn utilization_is_told_with_the_money() {
     run.price.utilization = 0.5;
     let text = finding(&run).unwrap();
     assert!(text.contains("50 %"), "{text}");
+}
+
+#[test]
+fn a_second_level_is_compared_in_words_that_fit() {
+    let says = |ratio: f64| {
+        let mut run = common::run();
+        run.levels.truncate(2);
+        for (level, value) in run.levels.iter_mut().zip([ratio, 1.0]) {
+            level.usd_per_mtok_output = Some(costmark_core::Interval::point(value));
+        }
+        finding(&run).unwrap()
+    };
+    for (ratio, words) in [
+        (1.001, "$1.00, the same."),
+        (1.02, "$1.02, 2 % more."),
+        (1.5, "$1.50, 1.5 times as much."),
+        (16.2, "$16.2, 16 times as much."),
+    ] {
+        let text = says(ratio);
+        assert!(text.ends_with(words), "{text}");
+    }
 }

@@ -2,9 +2,15 @@
 
 use std::io::{ErrorKind, Write};
 
+use costmark_report::WIDTH;
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
+
+/// How many columns stdout has; as wide as a result gets where it is no terminal.
+pub(crate) fn columns() -> u16 {
+    terminal_size::terminal_size_of(std::io::stdout()).map_or(WIDTH, |(width, _)| width.0)
+}
 
 /// Writes `text` as it is.
 pub(crate) fn text(text: &str) -> Result<()> {

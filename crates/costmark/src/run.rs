@@ -4,7 +4,7 @@ use std::path::Path;
 
 use costmark_core::{BackendKind, MonotonicClock};
 use costmark_probe::Machine;
-use costmark_report::{RunFolder, Status, render};
+use costmark_report::{RunFolder, Status, render_for};
 
 use crate::args::RunArgs;
 use crate::environment::Watch;
@@ -87,7 +87,7 @@ fn measure(args: &RunArgs, measurement: Measurement<'_>, prepared: Prepared<'_>)
     if args.json {
         output::json(&document)?;
     } else {
-        output::text(&render(&document))?;
+        output::text(&render_for(&document, output::columns()))?;
     }
     match document.status {
         Status::Complete => Ok(()),

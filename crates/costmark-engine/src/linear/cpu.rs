@@ -83,8 +83,8 @@ impl CpuMatrix {
 
     pub(super) fn dtype_name(&self) -> String {
         match &self.weights {
-            Weights::Packed(packed) => format!("{:?}", packed.format().ggml()).to_lowercase(),
-            Weights::Blocks(blocks) => format!("{:?}", blocks.dtype()).to_lowercase(),
+            Weights::Packed(packed) => packed.format().name().into(),
+            Weights::Blocks(blocks) => TensorFormat::name_of(blocks.dtype()),
         }
     }
 

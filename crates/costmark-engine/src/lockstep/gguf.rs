@@ -13,6 +13,7 @@ use costmark_core::ModelShape;
 
 use super::model::{Model, Net, work};
 use crate::error::{EngineError, Result};
+use crate::weights::TensorFormat;
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
@@ -196,6 +197,6 @@ fn loaded_bytes(info: &TensorInfo) -> u64 {
 fn loaded_name(dtype: GgmlDType) -> String {
     match dtype {
         GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => "f32".into(),
-        quantised => format!("{quantised:?}").to_lowercase(),
+        quantised => TensorFormat::name_of(quantised),
     }
 }

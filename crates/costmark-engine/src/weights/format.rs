@@ -78,6 +78,14 @@ impl TensorFormat {
         }
     }
 
+    /// The name of what candle calls this, as users type it where models are stored so.
+    pub(crate) fn name_of(kind: GgmlDType) -> String {
+        match Self::ALL.into_iter().find(|format| format.ggml() == kind) {
+            Some(format) => format.name().into(),
+            None => format!("{kind:?}").to_lowercase(),
+        }
+    }
+
     /// candle's name for the blocks.
     pub(crate) fn ggml(self) -> GgmlDType {
         match self {
