@@ -1,30 +1,34 @@
 //! Models from the hub: `owner/name`, `owner/name@revision`, `owner/name:file.gguf`.
 //!
 //! Files land in the cache that other tools of the hub share, under the commit the
-//! revision stood for when it was asked. A download that was cut off goes on where it
-//! stopped. Only the configuration, tokenizer and safetensors (or the one GGUF file) are
-//! fetched.
+//! revision stood for when it was asked. A download that was cut off or stalled goes on
+//! where it stopped. Only the configuration, tokenizer and safetensors (or the one GGUF
+//! file) are fetched.
 //!
 //! Heeded from the environment: `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH`,
-//! `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
+//! `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`.
 
+mod client;
 mod id;
+mod options;
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hf_hub::Cache;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 
+use self::client::{Client, FetchError, Remote};
 pub use self::id::HubId;
+pub use self::options::HubOptions;
 use crate::error::{EngineError, Result};
 use crate::weights::progress::{Progress, ProgressFn};
 use crate::weights::safetensors::index_files;
 
-/// Attempts to fetch one file before giving up; each goes on where the last stopped.
-const ATTEMPTS: u32 = 5;
+/// Attempts in a row that bring no byte of a file before giving up on it.
+const ATTEMPTS: u32 = 4;
+/// Wait before the second attempt; it doubles from one to the next.
+const PAUSE: Duration = Duration::from_millis(250);
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -34,75 +38,6 @@ const OPTIONAL: [&str; 3] = [
     "tokenizer.json",
     "tokenizer_config.json",
 ];
-
-/// How the hub is reached.
-#[derive(Clone)]
-pub struct HubOptions {
-    /// Folder of the shared cache.
-    pub cache: PathBuf,
-    /// Base address; none for the public hub.
-    pub endpoint: Option<String>,
-    /// Sent with every request, shown nowhere.
-    pub token: Option<String>,
-    /// Use the cache only.
-    pub offline: bool,
-}
-
-impl HubOptions {
-    /// As the environment says.
-    ///
-    /// # Errors
-    /// When there is neither `HF_HUB_CACHE`, `HF_HOME` nor a home folder.
-    pub fn from_env() -> Result<Self> {
-        Self::from_vars(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))
-    }
-
-    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let home = var("HF_HOME").map(PathBuf::from).or_else(|| {
-            let caches = var("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-            caches.map(|caches| caches.join("huggingface"))
-        });
-        let cache = var("HF_HUB_CACHE")
-            .map(PathBuf::from)
-            .or_else(|| home.as_ref().map(|home| home.join("hub")))
-            .ok_or_else(|| {
-                EngineError::Hub("no folder to keep models in: set HF_HOME or HF_HUB_CACHE".into())
-            })?;
-        let token_file = var("HF_TOKEN_PATH")
-            .map(PathBuf::from)
-            .or_else(|| home.map(|home| home.join("token")));
-        let token = var("HF_TOKEN")
-            .or_else(|| std::fs::read_to_string(token_file?).ok())
-            .map(|token| token.trim().to_string())
-            .filter(|token| !token.is_empty());
-        let yes = |value: String| {
-            matches!(
-                value.trim().to_lowercase().as_str(),
-                "1" | "true" | "yes" | "on"
-            )
-        };
-        Ok(Self {
-            cache,
-            endpoint: var("HF_ENDPOINT").map(|url| url.trim_end_matches('/').to_string()),
-            token,
-            offline: var("HF_HUB_OFFLINE").is_some_and(yes),
-        })
-    }
-}
-
-impl std::fmt::Debug for HubOptions {
-    /// Without the token.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HubOptions")
-            .field("cache", &self.cache)
-            .field("endpoint", &self.endpoint)
-            .field("token", &self.token.as_ref().map(|_| "…"))
-            .field("offline", &self.offline)
-            .finish()
-    }
-}
 
 /// How much of a model is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,16 +138,21 @@ impl Hub<'_> {
     }
 
     fn online(&self, wanted: Wanted) -> Result<Snapshot> {
-        let api = self.api()?;
-        let info = match api.repo(self.id.repo()).info() {
+        let options = self.options;
+        let client = Client::new(
+            options.endpoint.as_deref(),
+            options.token.as_deref(),
+            options.patience,
+        );
+        let info = match client.info(self.id) {
             Ok(info) => info,
-            Err(error) => {
-                // Not reachable at all: what is cached will do, and says so.
-                return match (http_status(&error), self.cached(wanted)) {
-                    (None, Some(snapshot)) => Ok(snapshot),
-                    _ => Err(self.explain(&error, None)),
-                };
+            // Not reachable at all: what is cached will do, and says so.
+            Err(error @ (FetchError::Network(_) | FetchError::Stalled(_))) => {
+                return self
+                    .cached(wanted)
+                    .ok_or_else(|| self.explain(&error, None));
             }
+            Err(error) => return Err(self.explain(&error, None)),
         };
         let commit = info.sha;
         let is_commit = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
@@ -223,9 +163,8 @@ impl Hub<'_> {
             )));
         }
         let available: Vec<&str> = info.siblings.iter().map(|s| s.rfilename.as_str()).collect();
-        let repo = api.repo(self.id.repo_at(&commit));
         let folder = self.snapshot_folder(&commit);
-        let get = |name: &str| self.get(&api, &repo, &folder, name);
+        let get = |name: &str| self.get(&client, &commit, &folder, name);
         let file = if let Some(file) = &self.id.file {
             Some(get(file)?)
         } else {
@@ -250,17 +189,6 @@ impl Hub<'_> {
             revision: commit,
             from_cache_only: false,
         })
-    }
-
-    fn api(&self) -> Result<Api> {
-        let mut builder = ApiBuilder::from_cache(self.cache())
-            .with_token(self.options.token.clone())
-            .with_progress(false)
-            .with_user_agent("costmark", env!("CARGO_PKG_VERSION"));
-        if let Some(endpoint) = &self.options.endpoint {
-            builder = builder.with_endpoint(endpoint.clone());
-        }
-        builder.build().map_err(|error| self.explain(&error, None))
     }
 
     /// Names of the safetensors files: those of the index, or the single one.
@@ -305,98 +233,93 @@ impl Hub<'_> {
 
     /// Points the revision to the commit, for later runs offline.
     fn remember(&self, commit: &str) -> Result<()> {
-        let fail = |error| {
-            EngineError::file(
-                &self.options.cache,
-                format!("cannot write to the cache: {error}"),
-            )
-        };
-        let cached = |revision: &str| self.cache().repo(self.id.repo_at(revision));
-        cached(&self.id.revision).create_ref(commit).map_err(fail)?;
-        if self.id.revision != commit {
-            // Left by fetching at the exact commit; other tools do not keep such entries.
-            let folder = self.options.cache.join(self.id.repo().folder_name());
-            let _ = std::fs::remove_file(folder.join("refs").join(commit));
-        }
-        Ok(())
+        self.cache()
+            .repo(self.id.repo())
+            .create_ref(commit)
+            .map_err(|error| self.explain(&error.into(), None))
     }
 
     /// One file, from the cache or the hub.
-    fn get(&self, api: &Api, repo: &ApiRepo, folder: &Path, name: &str) -> Result<PathBuf> {
+    fn get(&self, client: &Client, commit: &str, folder: &Path, name: &str) -> Result<PathBuf> {
         let path = folder.join(name);
         if path.is_file() {
             return Ok(path);
         }
-        let mut attempt = 1;
-        loop {
-            let total = Arc::new(AtomicU64::new(0));
-            let watch = Watch {
-                file: name.to_string(),
-                done: 0,
-                total: Arc::clone(&total),
-                report: self.progress.cloned(),
-            };
-            let error = match repo.download_with_progress(name, watch) {
-                Ok(path) => match self.check_len(&path, total.load(Ordering::Relaxed)) {
-                    Ok(()) => return Ok(path),
-                    Err(error) => error,
-                },
-                Err(error) => {
-                    let status = http_status(&error);
-                    if status == Some(416) {
-                        // All bytes were there but the file was never put in its place, or
-                        // it is not the file that was begun: start over.
-                        self.drop_partial(api, repo, name);
-                    } else if status.is_some_and(|status| (400..500).contains(&status))
-                        || matches!(error, ApiError::LockAcquisition(_))
-                    {
-                        return Err(self.explain(&error, Some(name)));
-                    }
-                    self.explain(&error, Some(name))
-                }
-            };
-            if attempt == ATTEMPTS {
-                return Err(error);
+        let explain = |error: FetchError| self.explain(&error, Some(name));
+        let remote = patiently(|| 0, || client.locate(self.id, commit, name)).map_err(explain)?;
+        let repository = self.options.cache.join(self.id.repo().folder_name());
+        let blob = repository.join("blobs").join(&remote.etag);
+        let disk = |error: std::io::Error| explain(error.into());
+        for file in [&blob, &path] {
+            std::fs::create_dir_all(file.parent().unwrap_or(folder)).map_err(disk)?;
+        }
+        let lock = self.lock(&blob.with_extension("lock"), name)?;
+        if !blob.is_file() {
+            self.fill(client, &remote, &blob, name).map_err(explain)?;
+        }
+        drop(lock);
+        place(&blob, &path).map_err(disk)?;
+        Ok(path)
+    }
+
+    /// Downloads into a file beside the blob, and moves it there when it is whole.
+    fn fill(
+        &self,
+        client: &Client,
+        remote: &Remote,
+        blob: &Path,
+        name: &str,
+    ) -> Result<(), FetchError> {
+        let part = blob.with_extension("part");
+        let report = |done_bytes| {
+            if let Some(report) = self.progress {
+                report(Progress::Download {
+                    file: name,
+                    done_bytes,
+                    total_bytes: remote.bytes,
+                });
             }
-            std::thread::sleep(Duration::from_millis(200 * u64::from(attempt)));
-            attempt += 1;
-        }
+        };
+        patiently(
+            || std::fs::metadata(&part).map_or(0, |meta| meta.len()),
+            || client.download(remote, &part, report),
+        )?;
+        Ok(std::fs::rename(&part, blob)?)
     }
 
-    /// A file whose length is not what the hub said is thrown away.
-    fn check_len(&self, path: &Path, expected: u64) -> Result<()> {
-        let len = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        if len == expected {
-            return Ok(());
-        }
-        if let Ok(blob) = path.canonicalize() {
-            let _ = std::fs::remove_file(blob);
-        }
-        let _ = std::fs::remove_file(path);
-        Err(EngineError::Hub(format!(
-            "{}: `{}` came with {len} bytes instead of {expected}; run again",
-            self.id,
-            path.file_name().unwrap_or_default().to_string_lossy()
-        )))
-    }
-
-    fn drop_partial(&self, api: &Api, repo: &ApiRepo, name: &str) {
-        if let Ok(metadata) = api.metadata(&repo.url(name)) {
-            let mut part = self.cache().repo(self.id.repo()).blob_path(metadata.etag());
-            part.set_extension("part");
-            let _ = std::fs::remove_file(part);
+    /// Keeps other processes from fetching the same file.
+    fn lock(&self, path: &Path, name: &str) -> Result<File> {
+        let disk = |error: std::io::Error| self.explain(&error.into(), Some(name));
+        let file = File::create(path).map_err(disk)?;
+        let begun = std::time::Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < self.options.patience => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(EngineError::Hub(format!(
+                        "{}: `{name}`: another process is fetching it; wait for it, or remove {} \
+                         if there is none",
+                        self.id,
+                        path.display()
+                    )));
+                }
+                Err(TryLockError::Error(error)) => return Err(disk(error)),
+            }
         }
     }
 
     /// The error in words, with the way out and without the token.
-    fn explain(&self, error: &ApiError, file: Option<&str>) -> EngineError {
+    fn explain(&self, error: &FetchError, file: Option<&str>) -> EngineError {
         let what = match file {
             Some(file) => format!("{}: `{file}`", self.id),
             None => self.id.to_string(),
         };
         let token = &self.options.token;
-        let text = match (http_status(error), error) {
-            (Some(status @ (401 | 403)), _) => {
+        let text = match error {
+            FetchError::Status(status @ (401 | 403)) => {
                 let advice = if token.is_some() {
                     "the token does not give access; check HF_TOKEN, and accept the model's \
                      licence on its page"
@@ -406,21 +329,23 @@ impl Hub<'_> {
                 };
                 format!("access denied by the hub ({status}); {advice}")
             }
-            (Some(404), _) => {
+            FetchError::Status(404) => {
                 "the hub has no such model, revision or file (404); check the name".into()
             }
-            (Some(status), _) => format!("the hub answered {status}; try again later"),
-            (None, ApiError::LockAcquisition(path)) => format!(
-                "another process is fetching it; wait for it, or remove {} if there is none",
-                path.display()
+            FetchError::Status(_) | FetchError::Answer(_) => {
+                format!("{error}; check HF_ENDPOINT, or try again later")
+            }
+            FetchError::Stalled(_) => format!(
+                "{error}; run again, which goes on where it stopped, or let it wait longer with \
+                 HF_HUB_DOWNLOAD_TIMEOUT (seconds)"
             ),
-            (None, ApiError::IoError(error)) => format!(
-                "cannot be fetched or kept in {}: {error}; check the network and the disk",
-                self.options.cache.display()
-            ),
-            (None, other) => format!(
-                "cannot be fetched: {other}; check the network and HF_ENDPOINT, or set \
+            FetchError::Network(_) => format!(
+                "cannot be fetched: {error}; check the network and HF_ENDPOINT, or set \
                  HF_HUB_OFFLINE=1 to use the cache"
+            ),
+            FetchError::Disk(_) => format!(
+                "cannot be kept in {}: {error}; check the disk, or set HF_HOME to another place",
+                self.options.cache.display()
             ),
         };
         let message = format!("{what}: {text}");
@@ -431,75 +356,56 @@ impl Hub<'_> {
     }
 }
 
-/// The HTTP status an error stands for. The library's error type hides it in its text.
-fn http_status(error: &ApiError) -> Option<u16> {
-    let ApiError::RequestError(error) = error else {
-        return None;
-    };
-    let text = error.to_string();
-    text.strip_prefix("http status: ")?.trim().parse().ok()
-}
-
-struct Watch {
-    file: String,
-    done: u64,
-    total: Arc<AtomicU64>,
-    report: Option<ProgressFn>,
-}
-
-impl hf_hub::api::Progress for Watch {
-    fn init(&mut self, size: usize, _filename: &str) {
-        self.done = 0;
-        self.total.store(size as u64, Ordering::Relaxed);
-    }
-
-    fn update(&mut self, size: usize) {
-        self.done += size as u64;
-        if let Some(report) = &self.report {
-            report(Progress::Download {
-                file: &self.file,
-                done_bytes: self.done,
-                total_bytes: self.total.load(Ordering::Relaxed),
-            });
-        }
-    }
-
-    fn finish(&mut self) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_environment_is_heeded() {
-        let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("token"), "from-file\n").unwrap();
-        let home = home.path().to_str().unwrap();
-        let options = |vars: &[(&str, &str)]| {
-            HubOptions::from_vars(|name| {
-                vars.iter()
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| (*value).to_string())
-            })
-            .unwrap()
+/// Tries again after failures of the network and the hub, until [`ATTEMPTS`] in a row have
+/// not moved `progress`.
+fn patiently<T>(
+    progress: impl Fn() -> u64,
+    mut attempt: impl FnMut() -> Result<T, FetchError>,
+) -> Result<T, FetchError> {
+    let mut fruitless = 0;
+    loop {
+        let before = progress();
+        let error = match attempt() {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
         };
-        let plain = options(&[("HF_HOME", home)]);
-        assert_eq!(plain.cache, Path::new(home).join("hub"));
-        assert_eq!(plain.token.as_deref(), Some("from-file"));
-        assert_eq!(plain.endpoint, None);
-        assert!(!plain.offline);
-        let all = options(&[
-            ("HF_HOME", home),
-            ("HF_HUB_CACHE", "/elsewhere"),
-            ("HF_TOKEN", " from-env "),
-            ("HF_ENDPOINT", "http://localhost:1/"),
-            ("HF_HUB_OFFLINE", "True"),
-        ]);
-        assert_eq!(all.cache, Path::new("/elsewhere"));
-        assert_eq!(all.token.as_deref(), Some("from-env"));
-        assert_eq!(all.endpoint.as_deref(), Some("http://localhost:1"));
-        assert!(all.offline);
-        assert!(!options(&[("HF_HOME", home), ("HF_HUB_OFFLINE", "0")]).offline);
+        let may_pass = match error {
+            FetchError::Network(_) | FetchError::Stalled(_) => true,
+            FetchError::Status(status) => status >= 500 || matches!(status, 408 | 429),
+            FetchError::Answer(_) | FetchError::Disk(_) => false,
+        };
+        fruitless = if progress() > before {
+            1
+        } else {
+            fruitless + 1
+        };
+        if !may_pass || fruitless == ATTEMPTS {
+            return Err(error);
+        }
+        std::thread::sleep(PAUSE * 2u32.pow(fruitless - 1));
     }
+}
+
+/// Makes the blob appear as a file of the snapshot: a link, as other tools of the hub make
+/// it, or where there are none, the file itself.
+fn place(blob: &Path, path: &Path) -> std::io::Result<()> {
+    if path.is_file() {
+        return Ok(());
+    }
+    // A link that leads nowhere.
+    let _ = std::fs::remove_file(path);
+    #[cfg(unix)]
+    {
+        // From `snapshots/<commit>/a/b` up to the repository's folder, then down.
+        let repository = blob.parent().and_then(Path::parent).unwrap_or(blob);
+        let depth = path
+            .strip_prefix(repository)
+            .map_or(0, |inside| inside.components().count().saturating_sub(1));
+        let mut target: PathBuf = std::iter::repeat_n("..", depth).collect();
+        target.push("blobs");
+        target.push(blob.file_name().unwrap_or_default());
+        std::os::unix::fs::symlink(target, path)
+    }
+    #[cfg(not(unix))]
+    std::fs::rename(blob, path)
 }

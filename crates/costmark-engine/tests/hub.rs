@@ -28,6 +28,12 @@ struct Site {
     token: Option<String>,
     /// The next download of this file ends after so many bytes.
     cut: Option<(String, usize)>,
+    /// Downloads of this file stop after so many bytes and leave the connection open: so
+    /// many times.
+    stall: Option<(String, usize, usize)>,
+    /// Connections are accepted and nothing is ever said.
+    silent: bool,
+    held: Vec<TcpStream>,
     /// Every download of a file: name and first byte wanted. Questions for one byte, which
     /// ask for the length, are not counted.
     downloads: Vec<(String, usize)>,
@@ -91,6 +97,7 @@ impl Server {
             endpoint: Some(format!("http://{}", self.address)),
             token: None,
             offline: false,
+            patience: Duration::from_millis(300),
         }
     }
 
@@ -130,6 +137,10 @@ fn answer(mut stream: &TcpStream, site: &Mutex<Site>) -> std::io::Result<()> {
         headers.insert(name.to_lowercase(), value.to_string());
     }
     let mut site = site.lock().unwrap();
+    if site.silent {
+        site.held.push(stream.try_clone()?);
+        return Ok(());
+    }
     let plain = |status: &str| {
         format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
     };
@@ -192,6 +203,14 @@ fn answer(mut stream: &TcpStream, site: &Mutex<Site>) -> std::io::Result<()> {
         site.downloads.push((file.clone(), first));
         if let Some((_, len)) = site.cut.take_if(|(name, _)| *name == file) {
             part = &part[..len];
+        }
+        if let Some((name, len, times)) = &mut site.stall
+            && *name == file
+            && *times > 0
+        {
+            *times -= 1;
+            part = &part[..*len];
+            site.held.push(stream.try_clone()?);
         }
     }
     stream.write_all(head.as_bytes())?;
@@ -299,6 +318,93 @@ fn a_cut_download_goes_on_where_it_stopped() {
     );
     let total = server.site.lock().unwrap().files["model.safetensors"].len() as u64;
     assert_eq!(*seen.lock().unwrap(), (total, total));
+}
+
+#[test]
+fn a_stalled_download_goes_on_where_it_stopped() {
+    let server = Server::with_model("llama");
+    server.site.lock().unwrap().stall = Some(("model.safetensors".into(), 10_000, 2));
+    load_all(&mut server.open("owner/name", server.options()).unwrap());
+    let starts: Vec<usize> = server
+        .downloads()
+        .into_iter()
+        .filter(|(name, _)| name == "model.safetensors")
+        .map(|(_, first)| first)
+        .collect();
+    assert_eq!(starts, [0, 10_000, 20_000]);
+}
+
+#[test]
+fn a_download_that_never_moves_on_is_given_up_and_resumed_by_the_next_run() {
+    let server = Server::with_model("llama");
+    let stall = |after, times| {
+        server.site.lock().unwrap().stall = Some(("model.safetensors".into(), after, times));
+    };
+    stall(0, usize::MAX);
+    let Err(error) = server.open("owner/name", server.options()) else {
+        panic!("opened");
+    };
+    let text = error.to_string();
+    assert!(error.is_input(), "{text}");
+    for part in [
+        "model.safetensors",
+        "nothing for 0.3 s",
+        "run again",
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    stall(5_000, 1);
+    server.site.lock().unwrap().cut = None;
+    server.downloads();
+    load_all(&mut server.open("owner/name", server.options()).unwrap());
+    assert_eq!(
+        server.downloads(),
+        [
+            ("model.safetensors".to_string(), 0),
+            ("model.safetensors".to_string(), 5_000)
+        ],
+        "only what was missing is fetched"
+    );
+}
+
+#[test]
+fn a_hub_that_says_nothing_is_not_waited_for() {
+    let server = Server::with_model("llama");
+    server.site.lock().unwrap().silent = true;
+    let Err(error) = server.open("owner/name", server.options()) else {
+        panic!("opened");
+    };
+    assert!(error.to_string().contains("nothing for 0.3 s"), "{error}");
+
+    // What is cached will do.
+    server.site.lock().unwrap().silent = false;
+    load_all(&mut server.open("owner/name", server.options()).unwrap());
+    server.site.lock().unwrap().silent = true;
+    let checkpoint = server.open("owner/name", server.options()).unwrap();
+    assert!(
+        checkpoint
+            .notes
+            .iter()
+            .any(|note| note.contains("not asked")),
+        "{:?}",
+        checkpoint.notes
+    );
+}
+
+#[test]
+fn two_runs_do_not_write_into_the_same_file() {
+    let server = Server::with_model("llama");
+    let blobs = server.cache.path().join("models--owner--name/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let lock = std::fs::File::create(blobs.join("etag-of-config-json.lock")).unwrap();
+    lock.lock().unwrap();
+    let Err(error) = server.open("owner/name", server.options()) else {
+        panic!("opened");
+    };
+    assert!(error.to_string().contains("another process"), "{error}");
+    drop(lock);
+    load_all(&mut server.open("owner/name", server.options()).unwrap());
 }
 
 /// The process ended between the last byte and putting the file in its place.

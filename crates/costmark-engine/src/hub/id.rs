@@ -50,14 +50,10 @@ impl HubId {
     }
 
     pub(super) fn repo(&self) -> Repo {
-        self.repo_at(&self.revision)
-    }
-
-    pub(super) fn repo_at(&self, revision: &str) -> Repo {
         Repo::with_revision(
             self.repository.clone(),
             RepoType::Model,
-            revision.to_string(),
+            self.revision.clone(),
         )
     }
 }
