@@ -136,7 +136,9 @@ Every greedy token is at least {MARGIN} ahead of the runner-up.
 
 `gguf/` holds files written with the `gguf` package in the layout llama.cpp's converter uses
 (query and key rows of the llama architecture interleaved), each with the golden logits of
-its own, dequantised weights.
+its own, dequantised weights. `sentencepiece*.gguf` hold small SentencePiece vocabularies
+(the second without any tensor), `sentencepiece*.json` texts and the token ids SentencePiece
+{importlib.metadata.version("sentencepiece")} makes of them.
 
 | made with | version |
 |---|---|

@@ -4,7 +4,7 @@ pub(crate) mod blocks;
 pub mod format;
 pub mod gguf;
 pub mod layout;
-mod mmap;
+pub(crate) mod mmap;
 pub mod progress;
 pub mod safetensors;
 pub(crate) mod stored;

@@ -2,7 +2,7 @@
 //!
 //! Everything is read from a slice of the whole file with its bounds checked, and nothing
 //! is allocated for a count the file only claims to hold. Arrays (the vocabulary) are
-//! stepped over. We read the header ourselves, since candle's reader divides by an
+//! stepped over, and read when asked for. We read the header ourselves, since candle's reader divides by an
 //! unchecked alignment and does not name the tensor whose type it does not know.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
@@ -25,8 +25,19 @@ pub(crate) enum Value {
     Bool(bool),
     /// Text; invalid UTF-8 is replaced.
     Text(String),
-    /// Number of elements; they are not kept.
-    Array(u64),
+    /// Elements are not kept, but where they are.
+    Array(Array),
+}
+
+/// An array in the file; its extent was checked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Array {
+    /// The format's number for the type of the elements.
+    kind: u32,
+    /// How many.
+    len: u64,
+    /// Where the first is.
+    at: usize,
 }
 
 /// One tensor of the file.
@@ -140,6 +151,31 @@ impl Header {
             Some(Value::Float(x)) => Ok(Some(*x)),
             Some(Value::Uint(n)) => Ok(Some(*n as f64)),
             Some(other) => Err(format!("`{key}` is {other:?}, expected a number")),
+        }
+    }
+
+    /// A metadata array, read from the file's `bytes`.
+    pub(crate) fn array(&self, bytes: &[u8], key: &str) -> Result<Option<Vec<Value>>, String> {
+        let array = match self.metadata.get(key) {
+            None => return Ok(None),
+            Some(Value::Array(array)) => array,
+            Some(other) => return Err(format!("`{key}` is {other:?}, expected an array")),
+        };
+        let mut reader = Reader {
+            bytes,
+            at: array.at,
+        };
+        let elements = (0..array.len).map(|_| reader.value(array.kind, 0));
+        let elements: Result<_, _> = elements.collect();
+        elements.map(Some).map_err(|error| error.message)
+    }
+
+    /// A metadata truth value.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, String> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(other) => Err(format!("`{key}` is {other:?}, expected true or false")),
         }
     }
 
@@ -311,8 +347,9 @@ impl<'a> Reader<'a> {
             9 => {
                 let kind = self.u32()?;
                 let len = self.u64()?;
+                let at = self.at;
                 self.skip_array(kind, len, depth)?;
-                Value::Array(len)
+                Value::Array(Array { kind, len, at })
             }
             10 => Value::Uint(self.u64()?),
             11 => signed(i64::from_le_bytes(self.array()?)),

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use self::header::{Header, TensorInfo};
+use self::header::TensorInfo;
+pub(crate) use self::header::{Header, Value};
 use super::layout::{Role, matrices, vectors};
 use super::mmap::MappedFile;
 use super::progress::Loading;
@@ -99,23 +100,13 @@ impl GgufWeights {
         &self.config
     }
 
-    /// Where the model's tokenizer is: in the file if its kind is supported, else in a
-    /// `tokenizer.json` beside it.
+    /// Where the model's tokenizer is: in the file, or beside it.
     #[must_use]
     pub fn tokenizer(&self) -> Option<TokenizerSource> {
         let path = self.file.path();
-        let own = || Some(TokenizerSource::Gguf(path.to_path_buf()));
-        match self.header.text("tokenizer.ggml.model") {
-            Some("gpt2") => own(),
-            kind => {
-                let beside = path.with_file_name("tokenizer.json");
-                if beside.is_file() {
-                    Some(TokenizerSource::Json(beside))
-                } else {
-                    kind.and_then(|_| own())
-                }
-            }
-        }
+        let any = self.header.text("tokenizer.ggml.model").is_some()
+            || path.with_file_name("tokenizer.json").is_file();
+        any.then(|| TokenizerSource::Gguf(path.to_path_buf()))
     }
 
     /// Which formats the matrices have and how many of each, e.g. `q4_k ×140, q6_k ×30`.
