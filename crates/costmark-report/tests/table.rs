@@ -45,8 +45,8 @@ fn nothing_measured() {
 fn table(text: &str) -> Vec<&str> {
     let lines: Vec<&str> = text.lines().collect();
     let is_rule = |line: &&str| line.starts_with('─');
-    let first = lines.iter().position(|line| is_rule(&line)).unwrap();
-    let last = lines.iter().rposition(|line| is_rule(&line)).unwrap();
+    let first = lines.iter().position(is_rule).unwrap();
+    let last = lines.iter().rposition(is_rule).unwrap();
     lines[first..=last].to_vec()
 }
 
