@@ -1,6 +1,8 @@
-//! A price book added to or taken from `configs/prices` must rebuild this crate; the
-//! embedding macro only sees changes of files it already knows.
+//! A file added to or taken from these folders must rebuild this crate; the embedding macro
+//! only sees changes of files it already knows.
 
 fn main() {
-    println!("cargo::rerun-if-changed=../../configs/prices");
+    for folder in ["prices/rental", "prices/api", "claims", "scenarios"] {
+        println!("cargo::rerun-if-changed=../../configs/{folder}");
+    }
 }

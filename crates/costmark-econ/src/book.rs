@@ -1,4 +1,4 @@
-//! Dated prices with a source, from the files of `configs/prices/` or a user's own.
+//! Dated prices with a source, from the files of `configs/prices/rental/` or a user's own.
 
 use std::fmt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::BookError;
 use crate::wire;
 
-static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../configs/prices");
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../configs/prices/rental");
 
 /// On what terms an instance is paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -145,11 +145,7 @@ impl PriceBook {
     /// # Errors
     /// As [`parse`](Self::parse), and when the file can not be read.
     pub fn load(path: &Path) -> Result<Self, BookError> {
-        let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| BookError::Read {
-            file: file.clone(),
-            source,
-        })?;
+        let (file, text) = BookError::read(path)?;
         Self::parse(&file, &text)
     }
 }
@@ -161,7 +157,7 @@ pub struct PriceBooks {
 }
 
 impl PriceBooks {
-    /// The books that come with costmark (`configs/prices/`).
+    /// The books that come with costmark (`configs/prices/rental/`).
     ///
     /// # Errors
     /// When one of them is broken, which the tests rule out for a released build.
@@ -170,7 +166,7 @@ impl PriceBooks {
         files.sort_by_key(|f| f.path());
         let mut books = Self::default();
         for file in files {
-            let name = format!("configs/prices/{}", file.path().display());
+            let name = format!("configs/prices/rental/{}", file.path().display());
             let text = file.contents_utf8().ok_or_else(|| BookError::Format {
                 file: name.clone(),
                 message: String::from("it is not UTF-8"),

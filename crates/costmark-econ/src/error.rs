@@ -15,7 +15,7 @@ pub enum BookError {
     },
     /// The file is not a price book: a syntax error, or a missing, unknown or mistyped key.
     #[error(
-        "{file} is not a price book: {message}. The files in configs/prices/ show the layout; \
+        "{file} is not a price book: {message}. The files in configs/prices/rental/ show the layout; \
          every quote needs source, as_of, region, term and prices"
     )]
     Format {
@@ -24,17 +24,28 @@ pub enum BookError {
         /// What the parser said, with line and column.
         message: String,
     },
+    /// The file is not a book of list prices.
+    #[error(
+        "{file} is not a book of list prices: {message}. The files in configs/prices/api/ show the \
+         layout; every list needs source, as_of, unit and models"
+    )]
+    ListFormat {
+        /// The file.
+        file: String,
+        /// What the parser said, with line and column.
+        message: String,
+    },
     /// An entry holds a value no price can have.
-    #[error("{file}: quote {quote}, entry {entry} ({instance}): {problem}")]
+    #[error("{file}: {part}, entry {entry} ({name}): {problem}")]
     Entry {
         /// The file.
         file: String,
-        /// Which `[[quote]]`, counted from 1.
-        quote: usize,
+        /// Which `[[quote]]` or `[[list]]`, counted from 1.
+        part: String,
         /// Which of its prices, counted from 1.
         entry: usize,
-        /// The entry's instance name.
-        instance: String,
+        /// The entry's name.
+        name: String,
         /// What is wrong and what would be right.
         problem: String,
     },
@@ -46,6 +57,17 @@ pub enum BookError {
         /// What is wrong and what would be right.
         problem: String,
     },
+}
+
+impl BookError {
+    /// Name and text of a file.
+    pub(crate) fn read(path: &std::path::Path) -> Result<(String, String), Self> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok((file, text)),
+            Err(source) => Err(Self::Read { file, source }),
+        }
+    }
 }
 
 /// A price that was asked for and not found.
@@ -115,9 +137,87 @@ pub enum CostError {
     /// Share outside (0, 1].
     #[error("a share of {0} is not in (0, 1]: it is the part of the instance that is charged")]
     Share(f64),
+    /// Any other quantity outside its range.
+    #[error("the {name} of {value} is not possible; it must be {wanted}")]
+    Value {
+        /// Which quantity.
+        name: &'static str,
+        /// What was given.
+        value: f64,
+        /// What is possible.
+        wanted: &'static str,
+    },
+    /// Cached tokens are to be priced whose cost nobody measured.
+    #[error(
+        "the cost of a cached input token was not measured: no prompt of the run hit the prefix cache"
+    )]
+    CachedNotMeasured,
     /// A machine without CPUs.
     #[error("a machine of 0 vCPUs has no price per vCPU")]
     NoVcpus,
+}
+
+/// Why there is no margin.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum MarginError {
+    /// Counts that can not be.
+    #[error("the mix of tokens is not possible: {0}")]
+    Mix(&'static str),
+    /// Cached input has its own price, but nobody counted it.
+    #[error(
+        "{reference} charges ${usd} per million input tokens {what} the prompt cache and ${input_usd} \
+         for others, but how many there are is not known; they are not taken as 0. State the share \
+         (--cached-share, --cache-write-share; 0 for none)"
+    )]
+    NoCacheCounts {
+        /// The list price.
+        reference: String,
+        /// `read from` or `written to`.
+        what: &'static str,
+        /// Its price.
+        usd: f64,
+        /// The full price.
+        input_usd: f64,
+    },
+    /// Batches are sold that have no price.
+    #[error("{0} lists no batch price; leave --batch-share out, or name another list price")]
+    NoBatchPrice(String),
+    /// What a cached token costs is not known.
+    #[error(
+        "the cost of a cached input token was not measured: no prompt of the run hit the prefix \
+         cache, so no margin with cache hits can be told from it"
+    )]
+    CachedNotMeasured,
+    /// What a class of tokens costs is not known.
+    #[error(
+        "the run does not tell input from output time, so another mix than the measured one has no \
+         known cost"
+    )]
+    NotSplit,
+    /// The throughput is not a positive number.
+    #[error("the throughput is not a positive number")]
+    NoThroughput,
+    /// A quantity outside its range.
+    #[error("the {name} of {value} is not possible; it must be {wanted}")]
+    Value {
+        /// Which.
+        name: &'static str,
+        /// What was given.
+        value: f64,
+        /// What is possible.
+        wanted: &'static str,
+    },
+    /// No value reaches the target.
+    #[error("a margin of {:.1} % can not be reached: {because}", target * 100.0)]
+    Unreachable {
+        /// The margin wanted.
+        target: f64,
+        /// Why.
+        because: &'static str,
+    },
+    /// A price of time that is none.
+    #[error("{0}")]
+    Cost(#[from] CostError),
 }
 
 /// Why a figure does not exist.

@@ -3,11 +3,7 @@
 use crate::book::{Price, PriceBooks, Term};
 use crate::choice::{PriceBasis, PriceChoice};
 use crate::error::LookupError;
-
-/// How many near misses an error shows.
-const SUGGESTIONS: usize = 4;
-/// Jaro-Winkler similarity under which two names have nothing to do with each other.
-const SIMILAR: f64 = 0.8;
+use crate::nearest::nearest;
 
 struct Reference<'a> {
     provider: &'a str,
@@ -117,26 +113,11 @@ impl PriceBooks {
 
     /// `provider/instance` names close to `name`, which may lack the provider.
     fn similar(&self, name: &str) -> Vec<String> {
-        let name = name.to_ascii_lowercase();
-        let mut scored: Vec<(f64, String)> = Vec::new();
-        for (_, price) in self.prices() {
-            let full = format!("{}/{}", price.provider, price.instance);
-            if scored.iter().any(|(_, seen)| *seen == full) {
-                continue;
-            }
-            let candidate = if name.contains('/') {
-                full.to_ascii_lowercase()
-            } else {
-                price.instance.to_ascii_lowercase()
-            };
-            let score = strsim::jaro_winkler(&name, &candidate);
-            if score >= SIMILAR {
-                scored.push((score, full));
-            }
-        }
-        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        scored.truncate(SUGGESTIONS);
-        scored.into_iter().map(|(_, full)| full).collect()
+        nearest(
+            name,
+            self.prices()
+                .map(|(_, price)| format!("{}/{}", price.provider, price.instance)),
+        )
     }
 }
 

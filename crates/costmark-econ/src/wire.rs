@@ -24,6 +24,10 @@ struct Quote {
     /// For all its prices that do not state their own.
     region: Option<String>,
     term: Term,
+    /// US dollars where it is left out; anything else is refused.
+    currency: Option<String>,
+    /// Why all its prices are to be doubted.
+    suspect: Option<String>,
     prices: Vec<Entry>,
 }
 
@@ -37,6 +41,7 @@ struct Entry {
     vcpus: Option<u32>,
     memory_gib: Option<f64>,
     usd_per_hour: f64,
+    currency: Option<String>,
     suspect: Option<String>,
     note: Option<String>,
 }
@@ -69,9 +74,9 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<PriceBook, BookError> {
             let instance = entry.instance.clone();
             let entry_error = |problem: String| BookError::Entry {
                 file: file.to_owned(),
-                quote: q + 1,
+                part: format!("quote {}", q + 1),
                 entry: e + 1,
-                instance,
+                name: instance,
                 problem,
             };
             let price = match entry.into_price(&raw.provider, &head) {
@@ -114,6 +119,7 @@ struct QuoteHead {
     as_of: Date,
     region: Option<String>,
     term: Term,
+    suspect: Option<String>,
 }
 
 impl QuoteHead {
@@ -129,11 +135,20 @@ impl QuoteHead {
                 quote.as_of
             )
         })?;
+        if let Some(problem) = currency_problem(quote.currency.as_deref()) {
+            return Err(problem);
+        }
+        if quote.suspect.as_ref().is_some_and(|s| s.trim().is_empty()) {
+            return Err(String::from(
+                "suspect is empty; say what a reader must know, or leave it out",
+            ));
+        }
         Ok(Self {
             source: quote.source.clone(),
             as_of,
             region: quote.region.clone(),
             term: quote.term,
+            suspect: quote.suspect.clone(),
         })
     }
 }
@@ -148,6 +163,9 @@ impl Entry {
                 "usd_per_hour is {}; it must be a positive price for the whole instance",
                 self.usd_per_hour
             ));
+        }
+        if let Some(problem) = currency_problem(self.currency.as_deref()) {
+            return Err(problem);
         }
         let region = self.region.or_else(|| head.region.clone()).ok_or_else(|| {
             String::from(
@@ -200,10 +218,20 @@ impl Entry {
             usd_per_hour: self.usd_per_hour,
             as_of: head.as_of,
             source: head.source.clone(),
-            suspect: self.suspect,
+            suspect: self.suspect.or_else(|| head.suspect.clone()),
             note: self.note,
         })
     }
+}
+
+/// Sums of money in several currencies do not add up, so there is only one.
+pub(crate) fn currency_problem(currency: Option<&str>) -> Option<String> {
+    currency.filter(|c| *c != "USD").map(|c| {
+        format!(
+            "currency is {c}; prices are US dollars only: convert it, and say the rate and its \
+             day in the note"
+        )
+    })
 }
 
 /// Names end up in references, where `/`, `@`, `:` and spaces have a meaning.

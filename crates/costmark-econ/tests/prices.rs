@@ -52,7 +52,7 @@ fn the_books_that_come_along() {
     assert_eq!(
         p5.basis,
         PriceBasis::Book {
-            file: "configs/prices/aws.toml".into()
+            file: "configs/prices/rental/aws.toml".into()
         }
     );
     assert!(p5.caveats().is_empty());
@@ -77,7 +77,20 @@ fn the_books_that_come_along() {
 
     let mut providers: Vec<_> = books.prices().map(|(_, p)| p.provider.clone()).collect();
     providers.dedup();
-    assert_eq!(providers, ["aws", "azure", "gcp", "lambda", "vast"]);
+    assert_eq!(
+        providers,
+        [
+            "aws",
+            "azure",
+            "gcp",
+            "lambda",
+            "nebius",
+            "runpod",
+            "shadeform",
+            "vast",
+            "verda"
+        ]
+    );
     for (file, price) in books.prices() {
         // Every price is found again by its own reference, and costs what such things cost:
         // an accelerator between 10 cents and 30 dollars an hour, a vCPU a cent to 10 cents.
