@@ -235,7 +235,7 @@ pub(crate) fn currency_problem(currency: Option<&str>) -> Option<String> {
 }
 
 /// Names end up in references, where `/`, `@`, `:` and spaces have a meaning.
-fn name_problem(key: &str, name: &str) -> Option<String> {
+pub(crate) fn name_problem(key: &str, name: &str) -> Option<String> {
     let bad = name.is_empty()
         || name
             .chars()

@@ -10,6 +10,7 @@ mod finding;
 mod level_table;
 pub mod lines;
 mod names;
+pub mod money;
 pub mod numbers;
 mod read;
 mod store;
