@@ -58,8 +58,8 @@ impl Verdict {
             Self::ReproducesUnderAssumption => "reproduces under assumption",
             Self::DoesNotReproduce => "does not reproduce",
             Self::NotCheckable => "not checkable",
-            Self::Identity => "identity (confirms nothing)",
-            Self::WhatIf => "what-if (confirms nothing)",
+            Self::Identity => "identity",
+            Self::WhatIf => "what-if",
         }
     }
 }

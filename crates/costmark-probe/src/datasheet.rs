@@ -29,7 +29,23 @@ pub struct Datasheet {
     pub peaks: DatasheetPeaks,
     /// Power limit, watts.
     pub power_w: Option<f64>,
+    /// What one costs to buy, where a source states it.
+    pub capex: Option<Capex>,
     /// The document that states it.
+    pub source: String,
+    /// Why the figures are to be doubted: not checked against that document, or only in part.
+    pub unconfirmed: Option<String>,
+}
+
+/// What a device costs to buy.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capex {
+    /// US dollars for one.
+    pub usd: f64,
+    /// The day that was so, e.g. `2024-03-19`.
+    pub as_of: String,
+    /// Who says so.
     pub source: String,
 }
 
@@ -144,6 +160,16 @@ impl Datasheet {
             Some("name and vendor must not be empty")
         } else if self.source.trim().is_empty() {
             Some("source is empty; name the document that states the figures")
+        } else if self
+            .unconfirmed
+            .as_ref()
+            .is_some_and(|u| u.trim().is_empty())
+        {
+            Some("unconfirmed is empty; say what was not checked, or leave it out")
+        } else if self.capex.as_ref().is_some_and(|c| {
+            !positive(c.usd) || c.as_of.trim().is_empty() || c.source.trim().is_empty()
+        }) {
+            Some("capex needs a positive usd, an as_of day and a source")
         } else if self.memory_bytes == Some(0) || !positive(self.bandwidth_bytes_per_s) {
             Some("memory_bytes and bandwidth_bytes_per_s must be positive")
         } else if !peaks

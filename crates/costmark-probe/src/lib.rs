@@ -19,7 +19,7 @@ mod error;
 mod flops;
 mod text;
 
-pub use datasheet::{Datasheet, DatasheetPeaks, Datasheets, DeviceUnit};
+pub use datasheet::{Capex, Datasheet, DatasheetPeaks, Datasheets, DeviceUnit};
 pub use error::ProbeError;
 pub use machine::{Cache, Cpu, CpuLimits, Machine, Memory};
 pub use peaks::{PeakOptions, Peaks, Rate, measure_peaks, quick_read_bandwidth};

@@ -50,6 +50,23 @@ pub(crate) enum Command {
     Model(ModelCommand),
     /// Continue a prompt: the quickest proof that a checkpoint is read right
     Generate(Box<GenerateArgs>),
+    /// What a measured run costs at any price of time: rented, reserved, spot, owned
+    Price(Box<crate::money::price::PriceRunArgs>),
+    /// Gross margin of a measured run at a list price, and what must change; scenarios
+    ///
+    /// Margin is 1 − cost of sales over revenue. Markup, profit over cost, is printed beside it:
+    /// a markup of 545 % is a margin of 84.5 %. Every figure carries the run's interval.
+    Margin(Box<crate::money::margin::MarginArgs>),
+    /// Recompute published claims on margins and costs
+    ///
+    /// A claim reproduces if what was published follows from other published figures within
+    /// their rounding. Identities and what-ifs are computed but confirm nothing.
+    Claims(Box<crate::money::claims::ClaimsArgs>),
+    /// Several measured machines at their prices: per dollar, per watt, which are not beaten
+    Compare(crate::money::compare::CompareArgs),
+    /// What the price books hold; check them, import catalogues
+    #[command(subcommand)]
+    Prices(crate::money::prices::PricesCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -184,9 +201,9 @@ pub(crate) struct PriceArgs {
         allow_negative_numbers = true
     )]
     pub(crate) utilization: f64,
-    /// Read this price book too; its entries come before the built-in ones
-    #[arg(long, value_name = "FILE")]
-    pub(crate) price_book: Option<PathBuf>,
+    /// Read these price books too; their entries come before the built-in ones
+    #[arg(long, value_name = "FILE", alias = "price-book")]
+    pub(crate) prices: Vec<PathBuf>,
 }
 
 /// What is measured of the machine.

@@ -15,6 +15,7 @@ mod generate;
 mod measure;
 mod model_info;
 mod models;
+mod money;
 mod output;
 mod plan;
 mod price;
@@ -44,6 +45,11 @@ fn main() -> ExitCode {
         Command::Probe(args) => probe::run(&args),
         Command::Model(ModelCommand::Info(args)) => model_info::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Price(args) => money::price::run(&args),
+        Command::Margin(args) => money::margin::run(&args),
+        Command::Claims(args) => money::claims::run(&args),
+        Command::Compare(args) => money::compare::run(&args),
+        Command::Prices(command) => money::prices::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

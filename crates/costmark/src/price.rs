@@ -1,10 +1,12 @@
 //! What an hour costs: by flag, by price book, or per vCPU of a stated instance family.
 
-use costmark_econ::{CostModel, PriceBook, PriceBooks, PriceChoice};
+use costmark_econ::{CostModel, PriceChoice};
 use costmark_report::document::PriceDocument;
 
 use crate::args::PriceArgs;
 use crate::failure::{Failure, Result};
+use crate::money::books::Books;
+use crate::money::today;
 
 /// A price and what follows from it.
 #[derive(Debug, Clone)]
@@ -16,21 +18,13 @@ pub(crate) struct Pricing {
 impl Pricing {
     /// `vcpus` are the hardware threads this process may use.
     pub(crate) fn resolve(args: &PriceArgs, vcpus: u32) -> Result<Self> {
-        let mut books = PriceBooks::embedded().map_err(Failure::input)?;
-        if let Some(path) = &args.price_book {
-            books.push(PriceBook::load(path).map_err(Failure::input)?);
-        }
+        let books = Books::load(&args.prices)?.rental;
         let choice = match (&args.instance, args.price) {
             (Some(reference), _) => books
                 .find(reference)
                 .map_err(|e| Failure::input(format!("--instance: {e}")))?,
-            (None, Some(usd_per_hour)) => {
-                let today = jiff::Timestamp::now()
-                    .to_zoned(jiff::tz::TimeZone::UTC)
-                    .date();
-                PriceChoice::stated(usd_per_hour, today)
-                    .map_err(|e| Failure::input(format!("--price: {e}")))?
-            }
+            (None, Some(usd_per_hour)) => PriceChoice::stated(usd_per_hour, today())
+                .map_err(|e| Failure::input(format!("--price: {e}")))?,
             (None, None) => books.default_for_vcpus(vcpus).map_err(Failure::input)?,
         };
         let model = choice

@@ -28,7 +28,10 @@ pub fn claims_markdown(files: &[(&ClaimFile, Vec<CheckedClaim>)]) -> String {
     text += &summary(files);
     text.push('\n');
     for (file, claims) in files {
-        text += &format!("\n## {}\n\nSource: {}, {}.\n\n", file.title, file.source, file.as_of);
+        text += &format!(
+            "\n## {}\n\nSource: {}, {}.\n\n",
+            file.title, file.source, file.as_of
+        );
         text += &grid(claims).markdown();
         text.push('\n');
         for claim in claims {
@@ -55,13 +58,28 @@ fn sentence(claim: &CheckedClaim) -> String {
 
 fn grid(claims: &[CheckedClaim]) -> Grid {
     let mut grid = Grid::new(
-        &["claim", "quantity", "published", "recomputed", "off by", "verdict"],
+        &[
+            "claim",
+            "quantity",
+            "published",
+            "recomputed",
+            "off by",
+            "verdict",
+        ],
         2,
     );
+    grid.whole_first = true;
     for claim in claims {
         let mut lead = (claim.id.clone(), claim.verdict.name().to_string());
         if claim.computed.outcomes.is_empty() {
-            grid.row(vec![lead.0, "–".into(), String::new(), String::new(), String::new(), lead.1]);
+            grid.row(vec![
+                lead.0,
+                "–".into(),
+                String::new(),
+                String::new(),
+                String::new(),
+                lead.1,
+            ]);
             continue;
         }
         for outcome in &claim.computed.outcomes {
@@ -92,7 +110,7 @@ fn recomputed(outcome: &Outcome) -> String {
     let value = with_unit(value, &outcome.unit);
     match (low, high) {
         (Some(low), Some(high)) => format!(
-            "{value} [{}, {}]",
+            "{value}\n[{}, {}]",
             with_unit(low, &outcome.unit),
             with_unit(high, &outcome.unit)
         ),
@@ -101,9 +119,9 @@ fn recomputed(outcome: &Outcome) -> String {
 }
 
 fn deviation(outcome: &Outcome) -> String {
-    let off = outcome
-        .deviation
-        .map_or_else(String::new, |d| format!("{:+.1} %", d * 100.0).replace("-0.0", "0.0"));
+    let off = outcome.deviation.map_or_else(String::new, |d| {
+        format!("{:+.1} %", d * 100.0).replace("-0.0", "0.0")
+    });
     match outcome.agrees {
         Some(false) => format!("{off} NO").trim().to_string(),
         _ => off,
@@ -134,7 +152,10 @@ pub fn scenario_table(scenario: &Scenario, computed: &Computed, set: &[String]) 
     let mut text = paragraph("", &format!("{}: {}", scenario.name, scenario.title));
     text += &inputs(scenario, set).text();
     text += &results(computed).text();
-    text += &paragraph("", "A what-if: these numbers follow from the inputs and confirm nothing.");
+    text += &paragraph(
+        "",
+        "A what-if: these numbers follow from the inputs and confirm nothing.",
+    );
     for missing in &computed.missing {
         text += &paragraph(
             "Missing     ",
@@ -144,7 +165,10 @@ pub fn scenario_table(scenario: &Scenario, computed: &Computed, set: &[String]) 
     for assumption in &scenario.assumptions {
         text += &paragraph("Assumption  ", assumption);
     }
-    text += &paragraph("Source      ", &format!("{}, {}", scenario.source, scenario.as_of));
+    text += &paragraph(
+        "Source      ",
+        &format!("{}, {}", scenario.source, scenario.as_of),
+    );
     text
 }
 
@@ -171,7 +195,11 @@ pub fn scenario_markdown(scenario: &Scenario, computed: &Computed, set: &[String
 fn inputs(scenario: &Scenario, set: &[String]) -> Grid {
     let mut grid = Grid::new(&["input", "is", "of", "value"], 3);
     for (name, quantity) in &scenario.sheet.inputs {
-        let of = if set.contains(name) { "you" } else { "the source" };
+        let of = if set.contains(name) {
+            "you"
+        } else {
+            "the source"
+        };
         grid.row(vec![
             name.clone(),
             quantity.text.clone(),

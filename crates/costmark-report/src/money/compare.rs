@@ -75,9 +75,18 @@ impl ComparedRun {
 pub fn compare_table(runs: &[ComparedRun], limits: Option<&str>, notes: &[String]) -> String {
     let within = limits.is_some();
     let mut grid = Grid::new(
-        &["", "run", "$/h", "best\n$/M out", "at SLO\n$/M out", "tokens\nper $", "tokens\nper J"],
+        &[
+            "",
+            "run",
+            "$/h",
+            "best\n$/M out",
+            "at SLO\n$/M out",
+            "tokens\nper $",
+            "tokens\nper J",
+        ],
         2,
     );
+    grid.rules = true;
     let money = |x: Option<Interval>, at: &str| match x {
         Some(x) => format!("{}\n{at}", with_ends(&x)),
         None => "–".into(),
@@ -110,7 +119,11 @@ pub fn compare_table(runs: &[ComparedRun], limits: Option<&str>, notes: &[String
             } else {
                 "cost (power is not known for all: --watts)"
             },
-            if within { "the SLO level" } else { "the cheapest level" },
+            if within {
+                "the SLO level"
+            } else {
+                "the cheapest level"
+            },
             limits.map_or_else(String::new, |l| format!(" SLO: {l}.")),
         ),
     );

@@ -140,7 +140,9 @@ pub fn measured(facts: &LevelFacts, cost: &CostModel, accelerators: u32) -> Meas
             ("usd_per_mtok_cached", cached_s),
             ("usd_per_mtok_output", Some(output_s)),
         ] {
-            let rate = token_s.filter(|s| *s > 0.0).map(|s| scaled(facts.factors, 1.0 / s));
+            let rate = token_s
+                .filter(|s| *s > 0.0)
+                .map(|s| scaled(facts.factors, 1.0 / s));
             if let Some(Ok(usd)) = rate.map(|rate| cost.usd_per_mtok(1.0, rate)) {
                 figures.insert(name.into(), usd);
             }

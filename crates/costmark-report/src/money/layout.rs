@@ -1,7 +1,7 @@
 //! Grids and paragraphs, for a terminal and for Markdown.
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use costmark_core::Interval;
 
 use crate::numbers::short;
@@ -9,15 +9,21 @@ use crate::table::WIDTH;
 
 /// A grid of text; the first `left` columns are words, the others figures.
 pub(crate) struct Grid {
-    pub(crate) header: Vec<&'static str>,
+    pub(crate) header: Vec<String>,
     pub(crate) left: usize,
     pub(crate) rows: Vec<Vec<String>>,
+    /// Lines between rows.
+    pub(crate) rules: bool,
+    /// The first column is not broken over lines.
+    pub(crate) whole_first: bool,
 }
 
 impl Grid {
     pub(crate) fn new(header: &[&'static str], left: usize) -> Self {
         Self {
-            header: header.to_vec(),
+            header: header.iter().map(|h| (*h).to_string()).collect(),
+            rules: false,
+            whole_first: false,
             left,
             rows: Vec::new(),
         }
@@ -42,19 +48,28 @@ impl Grid {
             .set_width(WIDTH)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .force_no_tty()
-            .set_header(self.header.iter().copied().enumerate().map(align));
+            .set_header(
+                self.header
+                    .iter()
+                    .map(String::as_str)
+                    .enumerate()
+                    .map(align),
+            );
         for row in &self.rows {
             table.add_row(row.iter().map(String::as_str).enumerate().map(align));
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        // Lines between rows are for tables whose rows have several lines.
-        let has_lines = self.rows.iter().flatten().any(|cell| cell.contains('\n'));
+        if self.whole_first
+            && let Some(first) = table.column_mut(0)
+        {
+            first.set_constraint(ColumnConstraint::ContentWidth);
+        }
         table
             .lines()
             .enumerate()
-            .filter(|(i, line)| *i < 3 || has_lines || !is_rule(line) || line.contains('═'))
+            .filter(|(i, line)| *i == 0 || self.rules || !is_rule(line) || line.contains('═'))
             .map(|(_, line)| line.trim_end().to_string() + "\n")
             .collect()
     }
@@ -85,15 +100,21 @@ pub(crate) fn paragraph(label: &str, content: &str) -> String {
     let options = textwrap::Options::new(usize::from(WIDTH))
         .initial_indent(label)
         .subsequent_indent(&indent)
-        .break_words(false);
+        .break_words(false)
+        // Dates and names have hyphens.
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
     textwrap::fill(content, options) + "\n"
 }
 
 /// A value with its ends on a line below.
 pub(crate) fn with_ends(interval: &Interval) -> String {
-    format!("{}\n{}", short(interval.value), crate::numbers::ends(interval))
-        .trim_end()
-        .to_string()
+    format!(
+        "{}\n{}",
+        short(interval.value),
+        crate::numbers::ends(interval)
+    )
+    .trim_end()
+    .to_string()
 }
 
 /// A value with its ends on the same line.
@@ -126,6 +147,13 @@ pub(crate) fn with_unit(value: f64, unit: &str) -> String {
         "share" => margin_percent(value),
         "points" => format!("{:+.1} points", value * 100.0),
         "x" => format!("{} ×", short(value)),
+        other if value.abs() < 1000.0 => {
+            let text = format!("{value:.2}");
+            format!(
+                "{} {other}",
+                text.trim_end_matches('0').trim_end_matches('.')
+            )
+        }
         other => format!("{} {other}", large(value)),
     }
 }

@@ -71,7 +71,10 @@ pub struct NeededReport {
 pub fn margin_table(report: &MarginReport) -> String {
     let mut text = paragraph("", &report.run);
     let m = &report.margin;
-    let mut grid = Grid::new(&["per million tokens of the run's mix", "USD", "of revenue"], 1);
+    let mut grid = Grid::new(
+        &["per million tokens of the run's mix", "USD", "of revenue"],
+        1,
+    );
     let mut line = |name: &str, value: f64| {
         grid.row(vec![
             name.into(),
@@ -159,7 +162,11 @@ pub fn margin_table(report: &MarginReport) -> String {
     text.push('\n');
     text += &paragraph("List price  ", &report.list_price);
     for (i, term) in report.terms.iter().enumerate() {
-        let label = if i == 0 { "Cost        " } else { "            " };
+        let label = if i == 0 {
+            "Cost        "
+        } else {
+            "            "
+        };
         text += &paragraph(label, term);
     }
     for assumption in &report.assumptions {
@@ -172,34 +179,51 @@ pub fn margin_table(report: &MarginReport) -> String {
 }
 
 fn needed_grid(report: &MarginReport) -> Grid {
-    let mut grid = Grid::new(&["to change alone", "now", "margin 0 %", "target"], 1);
+    let target = format!("margin {}", margin_percent(report.target));
+    let mut grid = Grid::new(&["to change alone", "now", "margin 0.0 %", &target], 1);
+    grid.rules = true;
     let at = |i: usize| report.needed.get(i);
     type Pick = fn(&NeededReport) -> Option<Interval>;
     let rows: [(&str, Pick, fn(f64) -> String); 5] = [
-        ("utilization", |n| n.utilization, |x| {
-            let text = margin_percent(x);
-            if x > 1.0 { format!("{text}: not possible") } else { text }
-        }),
+        (
+            "utilization",
+            |n| n.utilization,
+            |x| {
+                let text = margin_percent(x);
+                if x > 1.0 {
+                    format!("{text}: not possible")
+                } else {
+                    text
+                }
+            },
+        ),
         ("list price, times", |n| n.list_factor, short),
         ("throughput, tok/s", |n| n.tok_per_s, short),
         ("machine, per hour", |n| n.usd_per_hour, usd),
-        ("cache hit rate", |n| n.hit_rate, |x| {
-            let text = margin_percent(x);
-            if (0.0..=1.0).contains(&x) { text } else { format!("{text}: not possible") }
-        }),
+        (
+            "cache hit rate",
+            |n| n.hit_rate,
+            |x| {
+                let text = margin_percent(x);
+                if (0.0..=1.0).contains(&x) {
+                    text
+                } else {
+                    format!("{text}: not possible")
+                }
+            },
+        ),
     ];
     for (name, pick, show) in rows {
         let cell = |n: Option<&NeededReport>| {
             n.and_then(pick)
                 .map_or_else(|| "–".into(), |x| brackets(&x, show))
         };
-        grid.row(vec![name.into(), cell(Some(&report.now)), cell(at(0)), cell(at(1))]);
-    }
-    let target = margin_percent(report.target);
-    if let Some(row) = grid.rows.first_mut()
-        && let Some(cell) = row.get_mut(3)
-    {
-        *cell = format!("for {target}: {cell}");
+        grid.row(vec![
+            name.into(),
+            cell(Some(&report.now)),
+            cell(at(0)),
+            cell(at(1)),
+        ]);
     }
     grid
 }
@@ -223,7 +247,14 @@ fn short_of(x: f64, show: fn(f64) -> String) -> String {
 
 fn tornado_grid(bars: &[Bar]) -> Grid {
     let mut grid = Grid::new(
-        &["one at a time", "from", "to", "margin from", "margin to", "swing, points"],
+        &[
+            "one at a time",
+            "from",
+            "to",
+            "margin from",
+            "margin to",
+            "swing, points",
+        ],
         1,
     );
     for bar in bars {

@@ -12,6 +12,6 @@ mod prices;
 pub use claims::{claims_markdown, claims_table, scenario_markdown, scenario_table};
 pub use compare::{ComparedRun, compare_table};
 pub use facts::{LevelFacts, level_facts, measured};
-pub use margin::{MarginReport, margin_table};
+pub use margin::{MarginReport, NeededReport, margin_table};
 pub use price::{PriceReport, PricedLevel, price_table};
 pub use prices::{list_table, objections_table, rental_table};

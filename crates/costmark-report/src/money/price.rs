@@ -93,8 +93,17 @@ pub fn price_table(report: &PriceReport) -> String {
         .levels
         .iter()
         .any(|l| l.usd_per_mtok_output_at_slo.is_some());
-    let has_cached = report.levels.iter().any(|l| l.usd_per_mtok_cached.is_some());
-    let mut header = vec!["load", "input\n$/M", "output\n$/M", "blended\n$/M", "request\n$/1000"];
+    let has_cached = report
+        .levels
+        .iter()
+        .any(|l| l.usd_per_mtok_cached.is_some());
+    let mut header = vec![
+        "load",
+        "input\n$/M",
+        "output\n$/M",
+        "blended\n$/M",
+        "request\n$/1000",
+    ];
     if has_cached {
         header.insert(2, "cached\n$/M");
     }
@@ -102,6 +111,7 @@ pub fn price_table(report: &PriceReport) -> String {
         header.push("output at\nSLO $/M");
     }
     let mut grid = Grid::new(&header, 1);
+    grid.rules = true;
     let money = |x: Option<&Interval>| x.map_or_else(|| "–".into(), with_ends);
     for level in &report.levels {
         let thousand = level.usd_per_request.map(|x| Interval {
@@ -143,7 +153,10 @@ pub fn price_table(report: &PriceReport) -> String {
             short(report.usd_per_hour),
             percent(report.utilization),
             if report.share < 1.0 {
-                format!("; split: {} of the machine is charged", percent(report.share))
+                format!(
+                    "; split: {} of the machine is charged",
+                    percent(report.share)
+                )
             } else {
                 String::new()
             }

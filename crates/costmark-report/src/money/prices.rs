@@ -34,7 +34,17 @@ pub fn rental_table(prices: &[&Price]) -> String {
 #[must_use]
 pub fn list_table(prices: &[&ListPrice]) -> String {
     let mut grid = Grid::new(
-        &["list price", "as of", "input", "cached", "write", "output", "batch in", "out", ""],
+        &[
+            "list price",
+            "as of",
+            "input",
+            "cached",
+            "write",
+            "output",
+            "batch in",
+            "out",
+            "",
+        ],
         2,
     );
     let money = |usd: Option<f64>| usd.map_or_else(String::new, short);
@@ -48,7 +58,10 @@ pub fn list_table(prices: &[&ListPrice]) -> String {
             short(p.output),
             money(p.batch_input),
             money(p.batch_output),
-            mark(p.suspect.is_some(), p.note.is_some() || p.long_context.is_some()),
+            mark(
+                p.suspect.is_some(),
+                p.note.is_some() || p.long_context.is_some(),
+            ),
         ]);
     }
     grid.text()
@@ -74,10 +87,12 @@ fn legend<'a>(marks: impl Iterator<Item = (Option<&'a String>, Option<&'a String
             }
         }
     }
-    let line = |sign: &str, reason: &String| {
-        crate::money::layout::paragraph(&format!("{sign} "), reason)
-    };
-    doubts.iter().map(|r| line("? suspect:", r)).collect::<String>()
+    let line =
+        |sign: &str, reason: &String| crate::money::layout::paragraph(&format!("{sign} "), reason);
+    doubts
+        .iter()
+        .map(|r| line("? suspect:", r))
+        .collect::<String>()
         + &notes.iter().map(|r| line("*", r)).collect::<String>()
 }
 

@@ -1,0 +1,63 @@
+//! The verbs of money: price books, a run at another price, margins, claims, machines compared.
+
+pub(crate) mod books;
+pub(crate) mod claims;
+pub(crate) mod compare;
+pub(crate) mod margin;
+pub(crate) mod price;
+pub(crate) mod prices;
+mod scenario;
+mod terms;
+
+use std::path::Path;
+
+use costmark_report::{RunDocument, StoredRun};
+
+use crate::failure::Result;
+
+/// Today, UTC. Arithmetic gets the day as an argument.
+pub(crate) fn today() -> jiff::civil::Date {
+    jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date()
+}
+
+/// The result in a run folder, with what was remarked while reading it.
+fn load(folder: &Path) -> Result<(RunDocument, Vec<String>)> {
+    let run = StoredRun::load(folder)?;
+    Ok((run.document, run.remarks))
+}
+
+/// What was measured where, in a line.
+fn headline(run: &RunDocument) -> String {
+    let weights = if run.backend.synthetic {
+        format!("SYNTHETIC {} weights", run.backend.weight_dtype)
+    } else {
+        format!("{} weights", run.backend.weight_dtype)
+    };
+    format!(
+        "{}, {weights}, on {}, measured {}",
+        run.backend.model,
+        run.environment.label,
+        run.started_at.get(..10).unwrap_or(&run.started_at)
+    )
+}
+
+/// What must be known of a run before its money is believed.
+fn run_notes(run: &RunDocument, mut remarks: Vec<String>) -> Vec<String> {
+    if run.status != costmark_report::Status::Complete {
+        remarks.push(format!(
+            "The run is not complete: {}.",
+            run.failure.as_deref().unwrap_or("it was cut short")
+        ));
+    }
+    if run.tool.build_profile != "release" {
+        remarks.push("The run is of a debug build: its speed says nothing.".into());
+    }
+    if run.backend.synthetic {
+        remarks.push(
+            "Synthetic weights: the speed is that of the model's shape, the text is noise.".into(),
+        );
+    }
+    remarks
+}
