@@ -19,7 +19,7 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    pub(crate) fn new(header: &[&'static str], left: usize) -> Self {
+    pub(crate) fn new(header: &[&str], left: usize) -> Self {
         Self {
             header: header.iter().map(|h| (*h).to_string()).collect(),
             rules: false,
