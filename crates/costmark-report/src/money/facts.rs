@@ -79,7 +79,7 @@ fn facts(run: &RunDocument, level: &LevelDocument) -> Option<LevelFacts> {
         },
     };
     Some(LevelFacts {
-        label: label(level),
+        label: label(run, level),
         total_tok_per_s: total,
         output_tok_per_s: level.summary.output_tok_per_s,
         factors: Interval {
@@ -101,19 +101,19 @@ fn facts(run: &RunDocument, level: &LevelDocument) -> Option<LevelFacts> {
 }
 
 /// The load of a level, in words.
-pub(crate) fn label(level: &LevelDocument) -> String {
-    format!("concurrency {}", level.concurrency)
+pub(crate) fn label(run: &RunDocument, level: &LevelDocument) -> String {
+    crate::names::in_words(level, &run.plan)
 }
 
 fn units_of<'a>(run: &'a RunDocument, level: &LevelDocument) -> Vec<&'a UnitDocument> {
     run.units
         .iter()
-        .filter(|u| u.concurrency == level.concurrency && u.usable)
+        .filter(|u| u.level == level.id && u.usable)
         .collect()
 }
 
 fn is_server(run: &RunDocument) -> bool {
-    run.backend.kind == BackendKind::Http
+    run.backends.iter().any(|b| b.kind == BackendKind::Http)
 }
 
 /// The figures a claim or scenario may name, of one level at a price of time.

@@ -9,7 +9,7 @@ use costmark_report::money::{ComparedRun, PricedLevel, compare_table};
 use crate::failure::{Failure, Result};
 use crate::money::books::Books;
 use crate::money::terms::{Terms, TermsArgs, watts};
-use crate::money::{load, run_notes};
+use crate::money::{load, models, run_notes};
 use crate::output;
 
 /// Which runs, at which prices.
@@ -162,8 +162,8 @@ fn row(args: &CompareArgs, run: &RunDocument, terms: &Terms, watts: Option<f64>)
         best.as_ref()
     };
     ComparedRun {
-        name: format!("{} on {}", run.backend.model, run.environment.label),
-        model: format!("{} {}", run.backend.model, run.backend.weight_dtype),
+        name: format!("{} on {}", models(run), run.environment.label),
+        model: models(run),
         price: terms.short.clone(),
         usd_per_hour: terms.cost.usd_per_hour(),
         output_tok_per_s: counts.map_or(f64::NAN, |(l, ..)| l.summary.output_tok_per_s.value),

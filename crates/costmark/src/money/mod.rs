@@ -30,17 +30,25 @@ fn load(folder: &Path) -> Result<(RunDocument, Vec<String>)> {
 
 /// What was measured where, in a line.
 fn headline(run: &RunDocument) -> String {
-    let weights = if run.backend.synthetic {
-        format!("SYNTHETIC {} weights", run.backend.weight_dtype)
-    } else {
-        format!("{} weights", run.backend.weight_dtype)
-    };
     format!(
-        "{}, {weights}, on {}, measured {}",
-        run.backend.model,
+        "{} on {}, measured {}",
+        models(run),
         run.environment.label,
         run.started_at.get(..10).unwrap_or(&run.started_at)
     )
+}
+
+/// The models and how their weights are held.
+fn models(run: &RunDocument) -> String {
+    let models: Vec<String> = run
+        .backends
+        .iter()
+        .map(|b| {
+            let synthetic = if b.synthetic { "SYNTHETIC " } else { "" };
+            format!("{}, {synthetic}{} weights,", b.model, b.weight_dtype)
+        })
+        .collect();
+    models.join(" and ")
 }
 
 /// What must be known of a run before its money is believed.
@@ -54,7 +62,7 @@ fn run_notes(run: &RunDocument, mut remarks: Vec<String>) -> Vec<String> {
     if run.tool.build_profile != "release" {
         remarks.push("The run is of a debug build: its speed says nothing.".into());
     }
-    if run.backend.synthetic {
+    if run.backends.iter().any(|b| b.synthetic) {
         remarks.push(
             "Synthetic weights: the speed is that of the model's shape, the text is noise.".into(),
         );
