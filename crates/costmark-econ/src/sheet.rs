@@ -136,8 +136,9 @@ impl Sheet {
                      already use (e, E, PI, sin, …)"
                 ));
             }
-            if !quantity.value.is_finite()
-                || !(quantity.rounding.is_finite() && quantity.rounding >= 0.0)
+            if !(quantity.value.is_finite()
+                && quantity.rounding.is_finite()
+                && quantity.rounding >= 0.0)
             {
                 return Err(format!(
                     "input `{name}`: value must be a finite number and rounding 0 or more"
@@ -261,7 +262,7 @@ impl Sheet {
             }
             let mut at = middle.clone();
             for (bit, (name, [low, high])) in uncertain.iter().enumerate() {
-                let upper = corner >> bit & 1 == 1;
+                let upper = (corner >> bit) & 1 == 1;
                 at.insert(name.clone(), if upper { *high } else { *low });
             }
             // A corner without a value leaves the range open.

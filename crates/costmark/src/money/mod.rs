@@ -13,7 +13,7 @@ use std::path::Path;
 
 use costmark_report::{RunDocument, StoredRun};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// Today, UTC. Arithmetic gets the day as an argument.
 pub(crate) fn today() -> jiff::civil::Date {
@@ -24,7 +24,8 @@ pub(crate) fn today() -> jiff::civil::Date {
 
 /// The result in a run folder, with what was remarked while reading it.
 fn load(folder: &Path) -> Result<(RunDocument, Vec<String>)> {
-    let run = StoredRun::load(folder)?;
+    // Whatever is wrong with it, it is the folder that was named.
+    let run = StoredRun::load(folder).map_err(Failure::input)?;
     Ok((run.document, run.remarks))
 }
 

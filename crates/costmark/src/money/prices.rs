@@ -1,7 +1,7 @@
 //! `costmark prices`: what the price books hold, what is wrong with it, and catalogues of others.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use costmark_econ::check::{check_lists, check_rental};
@@ -383,7 +383,7 @@ fn origin(args: &OriginArgs) -> Result<Origin> {
     })
 }
 
-fn read(path: &PathBuf) -> Result<String> {
+fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
         .map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))
 }
