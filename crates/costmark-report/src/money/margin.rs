@@ -184,7 +184,8 @@ fn needed_grid(report: &MarginReport) -> Grid {
     grid.rules = true;
     let at = |i: usize| report.needed.get(i);
     type Pick = fn(&NeededReport) -> Option<Interval>;
-    let rows: [(&str, Pick, fn(f64) -> String); 5] = [
+    type Row = (&'static str, Pick, fn(f64) -> String);
+    let rows: [Row; 5] = [
         (
             "utilization",
             |n| n.utilization,
