@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use costmark_core::{FinishReason, Outcome, RequestRecord};
+use costmark_core::{FinishReason, Outcome, RequestRecord, TokenTimes};
 use costmark_metrics::{LevelSummary, UnitInput, summarise};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -20,7 +20,7 @@ fn records() -> Vec<RequestRecord> {
             let slot = &mut slot_free_ns[(id % CONCURRENCY) as usize];
             let scheduled_ns = *slot;
             let mut at_ns = scheduled_ns + 50 * MS;
-            let token_ns: Vec<u64> = (0..TOKENS)
+            let token_ns: TokenTimes = (0..TOKENS)
                 .map(|i| {
                     at_ns += gap_ns(id * TOKENS + i);
                     at_ns

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::request::{FinishReason, Request, RequestError, RequestId};
 use crate::shape::ModelShape;
 use crate::step::StepRecord;
+use crate::token_times::Span;
 use crate::work::ModelWork;
 
 /// What serves requests: an engine in this process, a server elsewhere, or a mock.
@@ -37,6 +38,12 @@ pub trait Backend {
     /// # Errors
     /// When the backend cannot go on; events appended before the error are valid.
     fn poll(&mut self, until_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), BackendError>;
+
+    /// Whether it looks at the ids in a prompt. One that only counts them need not be sent
+    /// any in particular, which spares the making of millions.
+    fn reads_prompts(&self) -> bool {
+        true
+    }
 }
 
 /// The kind of a backend.
@@ -110,6 +117,9 @@ pub enum Event {
     },
     /// Output tokens arrived.
     Tokens(TokenEvent),
+    /// Single output tokens arrived one after another, equally spaced, and are told together
+    /// once the last of them has. Only simulations can know that.
+    TokenRun(TokenRun),
     /// A request ended well. Nothing follows for it.
     Finished {
         /// Which request.
@@ -145,6 +155,15 @@ pub struct TokenEvent {
     pub tokens: u32,
     /// The id of the token, where known and only one arrived.
     pub token_id: Option<u32>,
+}
+
+/// Equally spaced single tokens of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenRun {
+    /// Which request.
+    pub request: RequestId,
+    /// When they were observed.
+    pub span: Span,
 }
 
 /// Token counts of a finished request, as the backend counted them.

@@ -13,9 +13,12 @@ pub mod mock;
 pub mod request;
 pub mod shape;
 pub mod step;
+pub mod token_times;
 pub mod work;
 
-pub use backend::{Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, Usage};
+pub use backend::{
+    Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, TokenRun, Usage,
+};
 pub use clock::{Clock, MonotonicClock};
 pub use interval::Interval;
 pub use request::{
@@ -23,4 +26,5 @@ pub use request::{
 };
 pub use shape::ModelShape;
 pub use step::{StepPart, StepRecord};
+pub use token_times::{Span, TokenTimes};
 pub use work::{ModelWork, Roofline, Work};

@@ -1,41 +1,83 @@
-//! A backend of fixed latencies, to prove drivers and metrics without a model.
+//! A backend of stated latencies, to prove drivers and metrics without a model.
 //!
 //! Request *r*, served from *s*, brings its first token at `s + ttft_ns` and each further
-//! one `itl_ns` later. At most `max_sequences` are served at once; others wait in line.
-//! On virtual time nothing sleeps: [`poll`](Backend::poll) moves the clock.
+//! one `itl_ns` later; either time may be drawn at random around its mean. At most
+//! `max_sequences` are served at once; others wait in line.
+//!
+//! On virtual time nothing sleeps: [`poll`](Backend::poll) moves the clock, and every instant
+//! follows from configuration, seed and requests. On real time the schedule is the same, and
+//! events bear the instant at which they were really told.
+
+mod draw;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::time::Duration;
 
-use crate::backend::{Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, Usage};
+pub use draw::Draw;
+
+use crate::backend::{
+    Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, TokenRun, Usage,
+};
 use crate::clock::{Clock, MonotonicClock};
 use crate::request::{ErrorClass, FinishReason, Request, RequestError, RequestId};
+use crate::token_times::Span;
+
+/// Tokens told together never span more than this, so that a long request is not silence.
+const LONGEST_RUN_NS: u64 = 60_000_000_000;
 
 /// How the mock behaves.
 #[derive(Debug, Clone)]
 pub struct MockConfig {
-    /// Time to the first token once a request is served.
+    /// Time to the first token once a request is served; its mean if drawn.
     pub ttft_ns: u64,
-    /// Gap between tokens.
+    /// How it varies from request to request.
+    pub ttft_draw: Draw,
+    /// Gap between tokens; its mean if drawn.
     pub itl_ns: u64,
+    /// How it varies from gap to gap.
+    pub itl_draw: Draw,
+    /// Seed of what is drawn.
+    pub seed: u64,
     /// Requests served at once.
     pub max_sequences: usize,
     /// Tokens brought by each event.
     pub tokens_per_event: u32,
+    /// On virtual time, tell equally spaced single tokens together ([`Event::TokenRun`]) when
+    /// the last of them has come: the same instants at a fraction of the work. Token ids are
+    /// not told then.
+    pub runs: bool,
+    /// The intake stands still once.
+    pub stall: Option<Stall>,
     /// Requests whose id is a multiple of this fail at their first token; 0 for none.
     pub fail_every: u64,
     /// The whole backend fails when it is asked for this token event; `None` for never.
     pub die_after_events: Option<u64>,
 }
 
+/// A time in which the backend takes no requests, though it goes on serving those it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stall {
+    /// The first [`submit`](Backend::submit) at this instant or later is kept waiting,
+    pub at_ns: u64,
+    /// for this long.
+    pub for_ns: u64,
+}
+
 impl Default for MockConfig {
     fn default() -> Self {
         Self {
             ttft_ns: 50_000_000,
+            ttft_draw: Draw::Fixed,
             itl_ns: 10_000_000,
+            itl_draw: Draw::Fixed,
+            seed: 0,
             max_sequences: usize::MAX,
             tokens_per_event: 1,
+            runs: false,
+            stall: None,
             fail_every: 0,
             die_after_events: None,
         }
@@ -45,16 +87,26 @@ impl Default for MockConfig {
 /// The time the mock lives in.
 #[derive(Debug, Clone, Copy)]
 pub enum MockTime {
-    /// Starts at 0 and moves only in `poll`.
+    /// Starts at 0 and moves only in `poll`, and in a stalled `submit`.
     Virtual,
     /// Sleeps on this clock.
     Real(MonotonicClock),
 }
 
-struct Served {
+/// What the mock remembers of a request: its prompt is not kept.
+#[derive(Debug, Clone, Copy)]
+struct Sequence {
+    id: RequestId,
+    input_tokens: u32,
+    max_tokens: u32,
     produced: u32,
-    request: Request,
+    /// When the next token is due.
+    next_ns: u64,
 }
+
+/// The next thing to happen to a sequence: when, to whom, in which slot. Ordered by instant,
+/// then by id.
+type Due = Reverse<(u64, RequestId, u32)>;
 
 /// See the [module](self).
 pub struct MockBackend {
@@ -62,10 +114,11 @@ pub struct MockBackend {
     info: BackendInfo,
     time: MockTime,
     virtual_now_ns: u64,
-    waiting: VecDeque<Request>,
-    served: BTreeMap<RequestId, Served>,
-    due: BinaryHeap<Reverse<(u64, RequestId)>>,
-    cancelled: Vec<RequestId>,
+    waiting: VecDeque<Sequence>,
+    slots: Vec<Option<Sequence>>,
+    free: Vec<u32>,
+    due: BinaryHeap<Due>,
+    cancelled: HashSet<RequestId>,
     emitted: u64,
 }
 
@@ -96,27 +149,79 @@ impl MockBackend {
             time,
             virtual_now_ns: 0,
             waiting: VecDeque::new(),
-            served: BTreeMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
             due: BinaryHeap::new(),
-            cancelled: Vec::new(),
+            cancelled: HashSet::new(),
             emitted: 0,
         }
     }
 
+    /// The same, on virtual time that begins at `at_ns`: for a run that goes on where another
+    /// one ended.
+    #[must_use]
+    pub fn starting_at(mut self, at_ns: u64) -> Self {
+        self.virtual_now_ns = at_ns;
+        self
+    }
+
+    fn serving(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     fn admit(&mut self) {
-        while self.served.len() < self.config.max_sequences {
-            let Some(request) = self.waiting.pop_front() else {
+        while self.serving() < self.config.max_sequences {
+            let Some(mut sequence) = self.waiting.pop_front() else {
                 return;
             };
-            self.due
-                .push(Reverse((self.now_ns() + self.config.ttft_ns, request.id)));
-            self.served.insert(
-                request.id,
-                Served {
-                    produced: 0,
-                    request,
-                },
-            );
+            let config = &self.config;
+            let ttft_ns = config
+                .ttft_draw
+                .time_ns(config.ttft_ns, config.seed, sequence.id, 0);
+            sequence.next_ns = self.now_ns() + ttft_ns;
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.slots.push(None);
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            });
+            self.slots[slot as usize] = Some(sequence);
+            self.schedule(slot);
+        }
+    }
+
+    /// Enters the instant at which there is next something to tell of a slot.
+    fn schedule(&mut self, slot: u32) {
+        let Some(sequence) = &self.slots[slot as usize] else {
+            return;
+        };
+        let at_ns = if self.tells_runs() && !self.fails(sequence.id) {
+            self.run_of(sequence).last_ns()
+        } else {
+            sequence.next_ns
+        };
+        self.due.push(Reverse((at_ns, sequence.id, slot)));
+    }
+
+    fn tells_runs(&self) -> bool {
+        self.config.runs
+            && self.config.itl_draw == Draw::Fixed
+            && self.config.tokens_per_event == 1
+            && matches!(self.time, MockTime::Virtual)
+    }
+
+    fn fails(&self, id: RequestId) -> bool {
+        self.config.fail_every > 0 && id.is_multiple_of(self.config.fail_every)
+    }
+
+    /// The tokens of a sequence that are told together next.
+    fn run_of(&self, sequence: &Sequence) -> Span {
+        let itl_ns = self.config.itl_ns;
+        let longest = LONGEST_RUN_NS
+            .checked_div(itl_ns)
+            .map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX).max(1));
+        Span {
+            first_ns: sequence.next_ns,
+            gap_ns: itl_ns,
+            events: longest.min(sequence.max_tokens - sequence.produced),
         }
     }
 
@@ -129,26 +234,28 @@ impl MockBackend {
         }
     }
 
-    fn finish(&mut self, id: RequestId, at_ns: u64, reason: FinishReason) -> Option<Event> {
-        let served = self.served.remove(&id)?;
-        Some(Event::Finished {
-            request: id,
-            at_ns,
-            reason,
-            usage: Usage {
-                input_tokens: u32::try_from(served.request.prompt.len()).unwrap_or(u32::MAX),
-                cached_tokens: 0,
-                output_tokens: served.produced,
-            },
-        })
+    /// Something due at `due_ns` is told now: the instant it bears.
+    fn stamp_ns(&self, due_ns: u64) -> u64 {
+        match self.time {
+            MockTime::Virtual => due_ns,
+            MockTime::Real(clock) => clock.now_ns(),
+        }
     }
 
-    fn fire(&mut self, at_ns: u64, id: RequestId, events: &mut Vec<Event>) {
-        let Some(served) = self.served.get_mut(&id) else {
-            return; // cancelled meanwhile
+    fn leave(&mut self, slot: u32) {
+        self.slots[slot as usize] = None;
+        self.free.push(slot);
+    }
+
+    /// Something is due in a slot.
+    fn fire(&mut self, due_ns: u64, slot: u32, events: &mut Vec<Event>) {
+        let Some(mut sequence) = self.slots[slot as usize] else {
+            return;
         };
-        if self.config.fail_every > 0 && id.is_multiple_of(self.config.fail_every) {
-            self.served.remove(&id);
+        let at_ns = self.stamp_ns(due_ns);
+        let id = sequence.id;
+        if self.fails(id) {
+            self.leave(slot);
             events.push(Event::Failed {
                 request: id,
                 at_ns,
@@ -159,21 +266,101 @@ impl MockBackend {
             });
             return;
         }
-        let left = served.request.max_tokens - served.produced;
-        let tokens = self.config.tokens_per_event.min(left);
-        served.produced += tokens;
         self.emitted += 1;
-        events.push(Event::Tokens(TokenEvent {
-            request: id,
-            at_ns,
-            tokens,
-            token_id: (tokens == 1).then_some(served.produced),
-        }));
-        if served.produced == served.request.max_tokens {
-            events.extend(self.finish(id, at_ns, FinishReason::Length));
+        if self.tells_runs() {
+            let span = self.run_of(&sequence);
+            sequence.produced += span.events;
+            sequence.next_ns = due_ns + self.config.itl_ns;
+            events.push(run_event(id, span));
         } else {
-            self.due.push(Reverse((at_ns + self.config.itl_ns, id)));
+            let left = sequence.max_tokens - sequence.produced;
+            let tokens = self.config.tokens_per_event.min(left);
+            sequence.produced += tokens;
+            let config = &self.config;
+            sequence.next_ns = due_ns
+                + config
+                    .itl_draw
+                    .time_ns(config.itl_ns, config.seed, id, sequence.produced);
+            events.push(Event::Tokens(TokenEvent {
+                request: id,
+                at_ns,
+                tokens,
+                token_id: (tokens == 1).then_some(sequence.produced),
+            }));
         }
+        if sequence.produced == sequence.max_tokens {
+            self.leave(slot);
+            events.push(finished(&sequence, at_ns, FinishReason::Length));
+        } else {
+            self.slots[slot as usize] = Some(sequence);
+            self.schedule(slot);
+        }
+    }
+
+    /// Ends what was cancelled, in the order of ids. Tokens that have come by now are told.
+    fn end_cancelled(&mut self, events: &mut Vec<Event>) {
+        if self.cancelled.is_empty() {
+            return;
+        }
+        let cancelled = std::mem::take(&mut self.cancelled);
+        let now_ns = self.now_ns();
+        // With whether it was being served.
+        let mut ended = Vec::new();
+        self.waiting.retain(|sequence| {
+            let goes = cancelled.contains(&sequence.id);
+            if goes {
+                ended.push((*sequence, false));
+            }
+            !goes
+        });
+        for slot in 0..self.slots.len() {
+            let goes = |s: &Sequence| cancelled.contains(&s.id);
+            if let Some(sequence) = self.slots[slot].filter(goes) {
+                self.leave(u32::try_from(slot).unwrap_or(u32::MAX));
+                ended.push((sequence, true));
+            }
+        }
+        ended.sort_unstable_by_key(|(sequence, _)| sequence.id);
+        for (mut sequence, served) in ended {
+            if served && self.tells_runs() && !self.fails(sequence.id) {
+                let span = self.run_of(&sequence);
+                let events_so_far = span.until(now_ns);
+                if events_so_far > 0 {
+                    sequence.produced += events_so_far;
+                    let span = Span {
+                        events: events_so_far,
+                        ..span
+                    };
+                    events.push(run_event(sequence.id, span));
+                }
+            }
+            events.push(finished(&sequence, now_ns, FinishReason::Cancelled));
+        }
+    }
+}
+
+fn run_event(request: RequestId, span: Span) -> Event {
+    if span.events == 1 {
+        return Event::Tokens(TokenEvent {
+            request,
+            at_ns: span.first_ns,
+            tokens: 1,
+            token_id: None,
+        });
+    }
+    Event::TokenRun(TokenRun { request, span })
+}
+
+fn finished(sequence: &Sequence, at_ns: u64, reason: FinishReason) -> Event {
+    Event::Finished {
+        request: sequence.id,
+        at_ns,
+        reason,
+        usage: Usage {
+            input_tokens: sequence.input_tokens,
+            cached_tokens: 0,
+            output_tokens: sequence.produced,
+        },
     }
 }
 
@@ -190,33 +377,37 @@ impl Backend for MockBackend {
     }
 
     fn submit(&mut self, request: Request) -> Result<(), BackendError> {
-        self.waiting.push_back(request);
+        let now_ns = self.now_ns();
+        if let Some(stall) = self.config.stall.take_if(|stall| stall.at_ns <= now_ns) {
+            self.advance_to(now_ns + stall.for_ns);
+        }
+        self.waiting.push_back(Sequence {
+            id: request.id,
+            input_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+            max_tokens: request.max_tokens,
+            produced: 0,
+            next_ns: 0,
+        });
         self.admit();
         Ok(())
     }
 
     fn cancel(&mut self, id: RequestId) {
-        self.cancelled.push(id);
+        self.cancelled.insert(id);
     }
 
     fn poll(&mut self, until_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), BackendError> {
         let before = events.len();
-        let now_ns = self.now_ns();
-        for id in std::mem::take(&mut self.cancelled) {
-            if let Some(index) = self.waiting.iter().position(|r| r.id == id) {
-                let request = self.waiting.remove(index);
-                self.served.extend(request.map(|request| {
-                    let produced = 0;
-                    (id, Served { produced, request })
-                }));
-            }
-            events.extend(self.finish(id, now_ns, FinishReason::Cancelled));
-        }
+        self.end_cancelled(events);
         self.admit();
-        while let Some(&Reverse((at_ns, id))) = self.due.peek() {
-            let reached = events.len() > before && at_ns > self.now_ns();
-            if reached || until_ns.is_some_and(|until| at_ns > until) {
+        while let Some(&Reverse((due_ns, id, slot))) = self.due.peek() {
+            let reached = events.len() > before && due_ns > self.now_ns();
+            if reached || until_ns.is_some_and(|until| due_ns > until) {
                 break;
+            }
+            if !self.slots[slot as usize].is_some_and(|s| s.id == id) {
+                self.due.pop(); // it was cancelled
+                continue;
             }
             if self
                 .config
@@ -226,8 +417,8 @@ impl Backend for MockBackend {
                 return Err(BackendError::new("the mock was told to die"));
             }
             self.due.pop();
-            self.advance_to(at_ns);
-            self.fire(at_ns, id, events);
+            self.advance_to(due_ns);
+            self.fire(due_ns, slot, events);
             self.admit();
         }
         if events.len() == before
@@ -237,56 +428,8 @@ impl Backend for MockBackend {
         }
         Ok(())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::request::Sampling;
-
-    fn request(id: u64, max_tokens: u32) -> Request {
-        Request {
-            id,
-            prompt: vec![1; 8],
-            max_tokens,
-            ignore_eos: true,
-            sampling: Sampling::Greedy,
-        }
-    }
-
-    #[test]
-    fn tokens_arrive_at_the_stated_instants() {
-        let config = MockConfig {
-            max_sequences: 1,
-            ..MockConfig::default()
-        };
-        let mut mock = MockBackend::new(config, MockTime::Virtual);
-        mock.submit(request(0, 3)).unwrap();
-        mock.submit(request(1, 1)).unwrap();
-        let mut events = Vec::new();
-        let mut instants = Vec::new();
-        loop {
-            events.clear();
-            mock.poll(None, &mut events).unwrap();
-            if events.is_empty() {
-                break;
-            }
-            for event in &events {
-                if let Event::Tokens(t) = event {
-                    instants.push((t.request, t.at_ns / 1_000_000));
-                }
-            }
-        }
-        // The second request is served once the first is done, at 70 ms.
-        assert_eq!(instants, [(0, 50), (0, 60), (0, 70), (1, 120)]);
-    }
-
-    #[test]
-    fn a_deadline_moves_virtual_time() {
-        let mut mock = MockBackend::new(MockConfig::default(), MockTime::Virtual);
-        let mut events = Vec::new();
-        mock.poll(Some(7), &mut events).unwrap();
-        assert!(events.is_empty());
-        assert_eq!(mock.now_ns(), 7);
+    fn reads_prompts(&self) -> bool {
+        false
     }
 }

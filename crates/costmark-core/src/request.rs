@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::token_times::TokenTimes;
+
 /// Identifies a request within one run. The driver hands ids out; they are never reused.
 pub type RequestId = u64;
 
@@ -116,7 +118,7 @@ pub struct RequestRecord {
     /// When it was handed to the backend.
     pub sent_ns: u64,
     /// Instant of each token event, ascending.
-    pub token_ns: Vec<u64>,
+    pub token_ns: TokenTimes,
     /// Tokens brought by each event; empty when every event brought exactly one.
     pub event_tokens: Vec<u32>,
     /// When the backend reported the end.
@@ -148,12 +150,28 @@ impl RequestRecord {
         self.event_tokens.iter().any(|&n| n != 1)
     }
 
+    /// Tokens that arrived after `after_ns` and not after `until_ns`.
+    #[must_use]
+    pub fn tokens_between(&self, after_ns: u64, until_ns: u64) -> u64 {
+        if self.event_tokens.is_empty() {
+            return self
+                .token_ns
+                .spans()
+                .map(|span| u64::from(span.between(after_ns, until_ns)))
+                .sum();
+        }
+        self.token_events()
+            .filter(|&(at_ns, _)| after_ns < at_ns && at_ns <= until_ns)
+            .map(|(_, tokens)| u64::from(tokens))
+            .sum()
+    }
+
     /// `(instant, tokens)` of every token event.
     pub fn token_events(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         self.token_ns
             .iter()
             .enumerate()
-            .map(|(i, &at)| (at, self.event_tokens.get(i).copied().unwrap_or(1)))
+            .map(|(i, at)| (at, self.event_tokens.get(i).copied().unwrap_or(1)))
     }
 }
 

@@ -59,6 +59,7 @@ fn events_come_in_order_with_the_instants_of_their_step() {
             }
             Event::Failed { error, .. } => panic!("{error}"),
             Event::Sent { .. } => panic!("sent when submitted"),
+            Event::TokenRun(_) => unreachable!("the engine tells every token"),
         }
     }
     assert_eq!(tokens, [5, 3]);

@@ -78,6 +78,7 @@ fn drain(engine: &mut EngineCore) -> Seen {
                 }
                 Event::Step(step) => seen.steps.push(step),
                 Event::Sent { .. } => panic!("sent when submitted"),
+                Event::TokenRun(_) => unreachable!("the engine tells every token"),
             }
         }
     }

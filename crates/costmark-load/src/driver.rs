@@ -44,6 +44,7 @@ pub(crate) struct Driver<'a> {
     recorder: &'a mut dyn Recorder,
     signal: &'a StopSignal,
 
+    reads_prompts: bool,
     stage: Stage,
     phases: Phases,
     cap: Cap,
@@ -72,6 +73,7 @@ impl<'a> Driver<'a> {
         let now_ns = backend.now_ns();
         let concurrency = arrivals.concurrency();
         Self {
+            reads_prompts: backend.reads_prompts(),
             stage: Stage::Send,
             phases,
             cap: Cap::new(plan.max_in_flight),
@@ -233,7 +235,7 @@ impl<'a> Driver<'a> {
             _ => {
                 let under_way = phase == Phase::Warmup;
                 let elapsed = if under_way { arrival.elapsed } else { 0.0 };
-                self.source.make(key, self.phases.sent(), elapsed)
+                self.make(key, elapsed)
             }
         };
         if phase == Phase::Measured && self.cap.delays(arrival.scheduled_ns) {
@@ -255,7 +257,16 @@ impl<'a> Driver<'a> {
         let due_ns = due_ns.unwrap_or_else(|| self.backend.now_ns());
         let key = self.next_key(self.phases.of(due_ns));
         if self.prepared.as_ref().is_none_or(|r| r.id != key.id()) {
-            self.prepared = Some(self.source.make(key, self.phases.sent(), 0.0));
+            self.prepared = Some(self.make(key, 0.0));
+        }
+    }
+
+    fn make(&self, key: RequestKey, elapsed: f64) -> Request {
+        let position = self.phases.sent();
+        if self.reads_prompts {
+            self.source.make(key, position, elapsed)
+        } else {
+            self.source.make_blank(key, position, elapsed)
         }
     }
 
@@ -282,6 +293,12 @@ impl<'a> Driver<'a> {
                 let gap_ns = self.in_flight.on_tokens(tokens)?;
                 self.output_tokens += u64::from(tokens.tokens);
                 self.phases.on_tokens(tokens.at_ns, gap_ns);
+                Ok(())
+            }
+            Event::TokenRun(run) => {
+                let gap_ns = self.in_flight.on_run(run)?;
+                self.output_tokens += u64::from(run.span.events);
+                self.phases.on_run(run.span, gap_ns);
                 Ok(())
             }
             Event::Finished {
@@ -387,6 +404,7 @@ impl<'a> Driver<'a> {
             // A stranger cannot make an ended run worse.
             Event::Sent { request, at_ns } => _ = self.in_flight.on_sent(request, at_ns),
             Event::Tokens(tokens) => _ = self.in_flight.on_tokens(tokens),
+            Event::TokenRun(run) => _ = self.in_flight.on_run(run),
             Event::Finished {
                 request,
                 at_ns,

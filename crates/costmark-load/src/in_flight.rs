@@ -1,25 +1,45 @@
 //! Requests that are on their way: collects their events, checks them when they end.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use costmark_core::request::{OUTPUT_HASH_START, extend_output_hash};
 use costmark_core::{
     BackendKind, ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId,
-    RequestRecord, TokenEvent, Usage,
+    RequestRecord, Span, TokenEvent, TokenRun, TokenTimes, Usage,
 };
 
 use crate::unit::{Phase, UnitError};
 
-/// Room reserved for token instants; longer outputs grow.
-const RESERVED_TOKENS: u32 = 4096;
-
 /// Everything in flight.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    requests: HashMap<RequestId, Entry>,
+    requests: HashMap<RequestId, Entry, BuildHasherDefault<IdHasher>>,
     measured: usize,
     /// The backend's own count of prompt tokens is the record's.
     backend_counts_prompts: bool,
+}
+
+/// Hashes request ids, which the driver itself hands out: nobody can choose them to collide.
+/// One multiplication (Fibonacci hashing) that moves the low bits, in which ids differ, up.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        let product = (self.0 ^ id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = product ^ product >> 32;
+    }
 }
 
 #[derive(Debug)]
@@ -83,7 +103,7 @@ impl InFlight {
             id: request.id,
             scheduled_ns,
             sent_ns,
-            token_ns: Vec::with_capacity(request.max_tokens.min(RESERVED_TOKENS) as usize),
+            token_ns: TokenTimes::new(),
             event_tokens: Vec::new(),
             finished_ns: sent_ns,
             input_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
@@ -121,10 +141,7 @@ impl InFlight {
             .get_mut(&event.request)
             .ok_or(UnitError::UnknownRequest(event.request))?;
         let record = &mut entry.record;
-        let gap_ns = record
-            .token_ns
-            .last()
-            .map(|last| event.at_ns.saturating_sub(*last));
+        let gap_ns = gap_to(record, event.at_ns);
         let together = gap_ns == Some(0);
         if (event.tokens != 1 || together) && record.event_tokens.is_empty() {
             record.event_tokens = vec![1; record.token_ns.len()];
@@ -145,6 +162,37 @@ impl InFlight {
         Ok(gap_ns)
     }
 
+    /// Notes single tokens told together; returns the gap from the request's last ones to
+    /// the first of these. Those of one instant arrived together.
+    pub(crate) fn on_run(&mut self, run: TokenRun) -> Result<Option<u64>, UnitError> {
+        let Span {
+            first_ns,
+            gap_ns,
+            events,
+        } = run.span;
+        let at_once = if gap_ns == 0 { events } else { 1 };
+        let gap_before_ns = self.on_tokens(TokenEvent {
+            request: run.request,
+            at_ns: first_ns,
+            tokens: at_once,
+            token_id: None,
+        })?;
+        let events = events - at_once;
+        if let Some(entry) = self.requests.get_mut(&run.request).filter(|_| events > 0) {
+            let record = &mut entry.record;
+            record.token_ns.extend(Span {
+                first_ns: first_ns + gap_ns,
+                gap_ns,
+                events,
+            });
+            record.output_tokens += events;
+            if !record.event_tokens.is_empty() {
+                record.event_tokens.resize(record.token_ns.len(), 1);
+            }
+        }
+        Ok(gap_before_ns)
+    }
+
     /// Takes an ended request out and checks that it brought what was asked for.
     pub(crate) fn end(
         &mut self,
@@ -159,6 +207,9 @@ impl InFlight {
         self.measured -= usize::from(entry.phase == Phase::Measured);
         let mut record = entry.record;
         record.finished_ns = at_ns;
+        // It is kept for the rest of the unit.
+        record.token_ns.shrink();
+        record.event_tokens.shrink_to_fit();
         record.output_hash = entry.hash.filter(|_| !record.token_ns.is_empty());
         record.outcome = match ending {
             Ending::Failed(error) => Outcome::Failed(error),
@@ -179,6 +230,12 @@ impl InFlight {
         };
         Ok((entry.phase, record))
     }
+}
+
+/// From the last tokens of a request to `at_ns`.
+fn gap_to(record: &RequestRecord, at_ns: u64) -> Option<u64> {
+    let last_ns = record.token_ns.last()?;
+    Some(at_ns.saturating_sub(last_ns))
 }
 
 /// What is wrong with the token counts of a request that ended without an error.
@@ -268,6 +325,27 @@ mod tests {
         let expected = (0..3).fold(OUTPUT_HASH_START, extend_output_hash);
         assert_eq!(record.output_hash, Some(expected));
         assert!(in_flight.is_empty() && in_flight.measured() == 0);
+    }
+
+    #[test]
+    fn runs_are_their_tokens() {
+        let span = Span {
+            first_ns: 210,
+            gap_ns: 10,
+            events: 2,
+        };
+        let run = TokenRun { request: 7, span };
+        for first in [1, 2] {
+            let mut in_flight = in_flight(false);
+            in_flight.on_tokens(tokens(200, first, Some(1))).unwrap();
+            assert_eq!(in_flight.on_run(run).unwrap(), Some(10));
+            let ending = Ending::Finished(FinishReason::Cancelled, usage(5, first + 2));
+            let (_, record) = in_flight.end(7, 230, ending).unwrap();
+            assert_eq!(record.token_ns, [200, 210, 220]);
+            let counts: &[u32] = if first == 1 { &[] } else { &[2, 1, 1] };
+            assert_eq!(record.event_tokens, counts);
+            assert!(record.is_ok() && record.output_hash.is_none());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Phases follow from the instants at which requests are *due*, never from when they could
 //! be sent: a slow backend must not be able to move the measurement.
 
-use costmark_core::{RequestRecord, StepRecord};
+use costmark_core::{RequestRecord, Span, StepRecord};
 
 use crate::stop::Stop;
 use crate::unit::Phase;
@@ -149,6 +149,15 @@ impl Phases {
     pub(crate) fn on_tokens(&mut self, at_ns: u64, gap_ns: Option<u64>) {
         if let Some(watch) = self.watch() {
             watch.on_tokens(at_ns, gap_ns);
+        }
+    }
+
+    pub(crate) fn on_run(&mut self, span: Span, gap_ns: Option<u64>) {
+        if let Some(watch) = self.watch() {
+            watch.on_tokens(span.first_ns, gap_ns);
+            for i in 1..u64::from(span.events) {
+                watch.on_tokens(span.first_ns + i * span.gap_ns, Some(span.gap_ns));
+            }
         }
     }
 

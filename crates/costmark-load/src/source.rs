@@ -15,6 +15,13 @@ pub trait RequestSource {
     /// Pure: the same arguments give the same request, in any order of calls.
     fn make(&self, key: RequestKey, position: u64, elapsed: f64) -> Request;
 
+    /// The same request with any token ids in its prompt, for backends that only count them
+    /// ([`Backend::reads_prompts`](costmark_core::Backend::reads_prompts)). Drawing the ids is
+    /// most of the work of making a request: sources that can do without should.
+    fn make_blank(&self, key: RequestKey, position: u64, elapsed: f64) -> Request {
+        self.make(key, position, elapsed)
+    }
+
     /// Checks that every request fits a model's context.
     ///
     /// # Errors
@@ -25,6 +32,10 @@ pub trait RequestSource {
 impl RequestSource for Workload {
     fn make(&self, key: RequestKey, _: u64, elapsed: f64) -> Request {
         self.request_under_way(key, elapsed)
+    }
+
+    fn make_blank(&self, key: RequestKey, _: u64, elapsed: f64) -> Request {
+        self.blank_request(key, elapsed)
     }
 
     fn check(&self, max_context: u32) -> Result<(), WorkloadError> {

@@ -125,24 +125,41 @@ impl Workload {
     /// reaches is the same; at least one token is left to produce.
     #[must_use]
     pub fn request_under_way(&self, key: RequestKey, elapsed: f64) -> Request {
+        let (input, output) = self.lengths(key, elapsed);
+        let mut content = self.stream(u64::from(key.unit), key);
+        let prompt = (0..input)
+            .map(|_| content.random_range(0..self.vocab_size.max(1)))
+            .collect();
+        Request {
+            id: key.id(),
+            prompt,
+            max_tokens: output,
+            ignore_eos: self.ignore_eos,
+            sampling: own_sampling(self.sampling, &mut content),
+        }
+    }
+
+    /// The same with a prompt of zeros.
+    pub(crate) fn blank_request(&self, key: RequestKey, elapsed: f64) -> Request {
+        let (input, output) = self.lengths(key, elapsed);
+        Request {
+            id: key.id(),
+            prompt: vec![0; input as usize],
+            max_tokens: output,
+            ignore_eos: self.ignore_eos,
+            sampling: self.sampling,
+        }
+    }
+
+    /// Input and output tokens, `elapsed` of the output counted as input.
+    fn lengths(&self, key: RequestKey, elapsed: f64) -> (u32, u32) {
         let mut lengths = self.stream(LENGTHS, key);
         let (input, output) = (
             self.input.sample(&mut lengths),
             self.output.sample(&mut lengths),
         );
         let produced = ((f64::from(output) * elapsed).round() as u32).min(output - 1);
-
-        let mut content = self.stream(u64::from(key.unit), key);
-        let prompt = (0..input + produced)
-            .map(|_| content.random_range(0..self.vocab_size.max(1)))
-            .collect();
-        Request {
-            id: key.id(),
-            prompt,
-            max_tokens: output - produced,
-            ignore_eos: self.ignore_eos,
-            sampling: own_sampling(self.sampling, &mut content),
-        }
+        (input + produced, output - produced)
     }
 
     fn stream(&self, purpose: u64, key: RequestKey) -> ChaCha8Rng {

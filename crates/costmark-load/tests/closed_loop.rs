@@ -235,9 +235,9 @@ fn real_time_keeps_the_order_of_instants() {
     assert!(run.is_complete() && run.requests.len() == 12);
     for record in &run.requests {
         assert!(record.scheduled_ns <= record.sent_ns);
-        assert!(record.token_ns[0] >= record.sent_ns + 2 * MS);
-        assert!(record.token_ns.is_sorted());
-        assert!(record.finished_ns >= record.token_ns[4]);
+        assert!(record.token_ns.first().unwrap() >= record.sent_ns + 2 * MS);
+        assert!(record.token_ns.iter().is_sorted());
+        assert!(record.finished_ns >= record.token_ns.last().unwrap());
     }
 }
 

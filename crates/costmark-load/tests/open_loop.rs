@@ -69,7 +69,7 @@ fn scheduled(run: &UnitRun) -> Vec<u64> {
 }
 
 fn user_ttft_s(record: &RequestRecord) -> f64 {
-    (record.token_ns[0] - record.scheduled_ns) as f64 / 1e9
+    (record.token_ns.first().unwrap() - record.scheduled_ns) as f64 / 1e9
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_stall_of_one_second_shows_on_the_user_clock_and_not_on_the_service_clock() 
     let user_max_s = run.requests.iter().map(user_ttft_s).fold(0.0, f64::max);
     assert!((user_max_s - 1.05).abs() < 0.011, "{user_max_s}");
     for record in &run.requests {
-        assert_eq!(record.token_ns[0] - record.sent_ns, 50 * MS);
+        assert_eq!(record.token_ns.first().unwrap() - record.sent_ns, 50 * MS);
     }
 }
 

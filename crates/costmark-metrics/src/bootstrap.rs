@@ -14,6 +14,9 @@ const CONFIDENCE: f64 = 0.95;
 const RESAMPLES: usize = 1_000;
 /// Fewest values that are resampled.
 const MIN_VALUES: usize = 20;
+/// Longer series are first averaged over neighbours, to this many values or some more: the
+/// mean's error is made of what lies far apart, and resampling costs the same for any length.
+const MAX_VALUES: usize = 10_000;
 /// Parts the window is cut into for rates.
 const RATE_BINS: usize = 200;
 
@@ -60,10 +63,32 @@ fn rates<'a>(
         .checked_sub(window.start_ns)
         .filter(|&n| n > 0)?;
     let mut bins = vec![0u64; RATE_BINS];
-    for (at_ns, tokens) in records.flat_map(RequestRecord::token_events) {
-        if window.contains(at_ns) {
-            let share = u128::from(at_ns - window.start_ns - 1) * RATE_BINS as u128;
-            bins[(share / u128::from(length_ns)) as usize] += u64::from(tokens);
+    let bin_of = |at_ns: u64| {
+        let share = u128::from(at_ns - window.start_ns - 1) * RATE_BINS as u128;
+        (share / u128::from(length_ns)) as usize
+    };
+    // The last instant of a bin; exact, as `bin_of` is.
+    let end_of = |bin: usize| {
+        let share = (u128::from(length_ns) * (bin as u128 + 1)).div_ceil(RATE_BINS as u128);
+        window.start_ns + share as u64
+    };
+    for record in records {
+        if !record.event_tokens.is_empty() {
+            for (at_ns, tokens) in record.token_events().filter(|e| window.contains(e.0)) {
+                bins[bin_of(at_ns)] += u64::from(tokens);
+            }
+            continue;
+        }
+        for span in record.token_ns.spans() {
+            // From bin to bin, not from token to token.
+            let mut done = span.until(window.start_ns);
+            let inside = span.until(window.end_ns);
+            while done < inside {
+                let bin = bin_of(span.first_ns + u64::from(done) * span.gap_ns);
+                let until = span.until(end_of(bin)).min(inside);
+                bins[bin] += u64::from(until - done);
+                done = until;
+            }
         }
     }
     let bin_s = window.seconds / RATE_BINS as f64;
@@ -80,6 +105,7 @@ fn rates<'a>(
 /// means from the average of these. Blocks are as long as [`block_length`] says, so that
 /// dependence between neighbours survives in them.
 ///
+/// Series of 20,000 values and more are first averaged over equal batches of neighbours.
 /// Fewer than 20 values have no interval; `None` without any.
 #[must_use]
 pub fn mean_by_blocks(series: &[f64]) -> Option<Interval> {
@@ -90,6 +116,20 @@ pub fn mean_by_blocks(series: &[f64]) -> Option<Interval> {
     let mean = series.iter().sum::<f64>() / n as f64;
     if n < MIN_VALUES {
         return Some(Interval::point(mean));
+    }
+    if n >= 2 * MAX_VALUES {
+        // What is left over at the end, under one part in 10,000, counts in the mean alone.
+        let batches: Vec<f64> = series
+            .chunks_exact(n / MAX_VALUES)
+            .map(|batch| batch.iter().sum::<f64>() / batch.len() as f64)
+            .collect();
+        let around = mean_by_blocks(&batches)?;
+        let end = |end: Option<f64>| end.map(|end| mean + end - around.value);
+        return Some(Interval {
+            value: mean,
+            low: end(around.low),
+            high: end(around.high),
+        });
     }
     let length = block_length(series);
     // Sums of blocks from sums up to each value: a resample costs n / length additions.
@@ -171,6 +211,9 @@ pub fn block_length(series: &[f64]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use costmark_core::{FinishReason, Outcome, Span, TokenTimes};
+    use proptest::prelude::*;
+
     use super::*;
 
     /// `x ← memory · x + noise`, uniform noise of variance 1/3, after it has settled.
@@ -227,6 +270,19 @@ mod tests {
     }
 
     #[test]
+    fn batches_of_neighbours_change_little() {
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        let long = series(0.7, 40_000, &mut rng);
+        let found = mean_by_blocks(&long).expect("a mean");
+        assert!((found.value - long.iter().sum::<f64>() / 40_000.0).abs() < 1e-9);
+        let width = found.high.zip(found.low).map(|(high, low)| high - low);
+        // Deviation of the mean: √(1/3) / 0.3 / 200.
+        let expected = 2.0 * 1.96 * (1.0f64 / 3.0).sqrt() / 0.3 / 200.0;
+        let ratio = width.expect("an interval") / expected;
+        assert!((0.85..1.15).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
     fn blocks_lengthen_with_dependence() {
         let mut rng = ChaCha8Rng::seed_from_u64(9);
         let lengths = [0.0, 0.5, 0.9].map(|memory| block_length(&series(memory, 2_000, &mut rng)));
@@ -234,6 +290,46 @@ mod tests {
         assert!(lengths.is_sorted() && lengths[2] > 15, "{lengths:?}");
         assert_eq!(block_length(&[1.0; 50]), 1);
         assert_eq!(block_length(&[]), 1);
+    }
+
+    proptest! {
+        /// Against placing every token for itself.
+        #[test]
+        fn rates_count_every_token_in_its_part(
+            streams in prop::collection::vec((0..900u64, 0..30u64, 1..40u32), 1..20),
+            (start_ns, length_ns) in (0..300u64, 1..1_500u64),
+        ) {
+            let record = |&(first_ns, gap_ns, events): &(u64, u64, u32)| {
+                let mut token_ns = TokenTimes::new();
+                token_ns.extend(Span { first_ns, gap_ns, events });
+                RequestRecord {
+                    id: 0,
+                    scheduled_ns: 0,
+                    sent_ns: 0,
+                    token_ns,
+                    event_tokens: Vec::new(),
+                    finished_ns: 0,
+                    input_tokens: 1,
+                    cached_tokens: 0,
+                    output_tokens: events,
+                    output_hash: None,
+                    outcome: Outcome::Finished(FinishReason::Length),
+                }
+            };
+            let records: Vec<_> = streams.iter().map(record).collect();
+            let window = Window::find(&records, None, start_ns, start_ns + length_ns);
+            let found = rates(records.iter(), &window).expect("a window");
+            let mut expected = vec![0u32; RATE_BINS];
+            for at_ns in records.iter().flat_map(|r| r.token_ns.iter()) {
+                if window.contains(at_ns) {
+                    let share = (at_ns - start_ns - 1) as f64 / length_ns as f64;
+                    expected[(share * RATE_BINS as f64 + 1e-9) as usize] += 1;
+                }
+            }
+            let bin_s = window.seconds / RATE_BINS as f64;
+            let found: Vec<u32> = found.iter().map(|r| (r * bin_s).round() as u32).collect();
+            prop_assert_eq!(found, expected);
+        }
     }
 
     #[test]

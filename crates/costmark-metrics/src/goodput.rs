@@ -36,7 +36,7 @@ impl Slo {
     /// Whether a request met all limits. A failed or cancelled one took for ever.
     #[must_use]
     pub fn is_met(&self, record: &RequestRecord) -> bool {
-        let (Some(&first_ns), Some(&last_ns)) = (record.token_ns.first(), record.token_ns.last())
+        let (Some(first_ns), Some(last_ns)) = (record.token_ns.first(), record.token_ns.last())
         else {
             return false;
         };

@@ -98,11 +98,21 @@ fn buckets() -> Histogram<u64> {
 impl LatencyHistogram {
     /// Adds a sample.
     pub fn record(&mut self, duration_ns: u64) {
-        self.buckets.saturating_record(duration_ns);
+        self.record_n(duration_ns, 1);
+    }
+
+    /// Adds a sample `times` times.
+    pub fn record_n(&mut self, duration_ns: u64, times: u64) {
+        if times == 0 {
+            return;
+        }
+        let before = self.n() as f64;
+        self.buckets.saturating_record_n(duration_ns, times);
         // Welford (1962): stable where a sum of squares cancels.
         let delta = duration_ns as f64 - self.mean_ns;
-        self.mean_ns += delta / self.n() as f64;
-        self.squares += delta * (duration_ns as f64 - self.mean_ns);
+        let share = times as f64 / self.n() as f64;
+        self.mean_ns += delta * share;
+        self.squares += delta * delta * before * share;
         self.min_ns = self.min_ns.min(duration_ns);
         self.max_ns = self.max_ns.max(duration_ns);
     }
@@ -285,6 +295,26 @@ mod tests {
                     prop_assert!((sd * 1e6 - exact).abs() <= 1e-6 * exact + 1e-3);
                 }
                 None => prop_assert_eq!(samples.len(), 1),
+            }
+        }
+
+        #[test]
+        fn recording_many_is_recording_one_by_one(
+            samples in prop::collection::vec((1_000..1u64 << 36, 0..50u64), 1..30),
+        ) {
+            let mut many = LatencyHistogram::default();
+            samples.iter().for_each(|&(ns, times)| many.record_n(ns, times));
+            let singly: Vec<u64> = samples
+                .iter()
+                .flat_map(|&(ns, times)| vec![ns; times as usize])
+                .collect();
+            let singly = of(&singly);
+            prop_assert_eq!(&many.buckets, &singly.buckets);
+            prop_assert_eq!((many.min_ns, many.max_ns), (singly.min_ns, singly.max_ns));
+            if let Some((m, s)) = many.summary().zip(singly.summary()) {
+                prop_assert!((m.mean / s.mean - 1.0).abs() < 1e-12);
+                let (m, s) = (m.sd.unwrap_or(0.0), s.sd.unwrap_or(0.0));
+                prop_assert!((m - s).abs() <= 1e-9 * s + 1e-6, "{} {}", m, s);
             }
         }
 

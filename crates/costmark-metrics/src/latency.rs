@@ -89,7 +89,7 @@ impl LatencyHistograms {
     fn record(&mut self, record: &RequestRecord) {
         self.dispatch_delay
             .record(record.sent_ns.saturating_sub(record.scheduled_ns));
-        let (Some(&first_ns), Some(&last_ns)) = (record.token_ns.first(), record.token_ns.last())
+        let (Some(first_ns), Some(last_ns)) = (record.token_ns.first(), record.token_ns.last())
         else {
             return;
         };
@@ -116,8 +116,8 @@ impl LatencyHistograms {
         if n > 1 {
             self.tpot.record((last_ns - first_ns) / (n - 1));
         }
-        for pair in record.token_ns.windows(2) {
-            self.itl.record(pair[1].saturating_sub(pair[0]));
+        for (gap_ns, times) in record.token_ns.gaps() {
+            self.itl.record_n(gap_ns, u64::from(times));
         }
         self.itl_is_inter_chunk |= record.has_chunks();
     }

@@ -30,7 +30,7 @@ pub use histogram::{HistogramError, LatencyHistogram, LatencySummary, P90_MIN_N,
 pub use latency::{LatencyHistograms, LatencySummaries};
 pub use level::LevelSummary;
 pub use open_loop::{OpenLoad, OpenLoopSummary, Saturation, summarise_open};
-pub use repeats::{cv, interval_over_repeats};
+pub use repeats::{cv, interval_over_repeats, median_to_mean};
 pub use steps::{PhaseSummary, StepSummary};
 pub use throughput::{RequestCounts, Throughput};
 pub use trend::Trend;

@@ -179,7 +179,7 @@ fn in_flight_means<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use costmark_core::{FinishReason, Outcome};
+    use costmark_core::{FinishReason, Outcome, TokenTimes};
     use proptest::prelude::*;
 
     fn record(scheduled_ns: u64, length_ns: u64) -> RequestRecord {
@@ -187,7 +187,7 @@ mod tests {
             id: 0,
             scheduled_ns,
             sent_ns: scheduled_ns,
-            token_ns: Vec::new(),
+            token_ns: TokenTimes::new(),
             event_tokens: Vec::new(),
             finished_ns: scheduled_ns + length_ns,
             input_tokens: 1,

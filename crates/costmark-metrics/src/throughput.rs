@@ -89,16 +89,12 @@ impl Throughput {
             if record
                 .token_ns
                 .first()
-                .is_some_and(|&at_ns| window.contains(at_ns))
+                .is_some_and(|at_ns| window.contains(at_ns))
             {
                 sums.input_tokens += u64::from(record.input_tokens);
                 sums.cached_tokens += u64::from(record.cached_tokens);
             }
-            sums.output_tokens += record
-                .token_events()
-                .filter(|&(at_ns, _)| window.contains(at_ns))
-                .map(|(_, tokens)| u64::from(tokens))
-                .sum::<u64>();
+            sums.output_tokens += record.tokens_between(window.start_ns, window.end_ns);
             completed += u64::from(is_finished(record) && window.contains(record.finished_ns));
             in_flight_ns += window.overlap_ns(record.sent_ns, record.finished_ns);
         }

@@ -3,6 +3,7 @@
 use costmark_core::{RequestRecord, Roofline, StepRecord};
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::WithinUnit;
 use crate::goodput::{Goodput, Slo};
 use crate::latency::{LatencyHistograms, LatencySummaries};
 use crate::open_loop::OpenLoopSummary;
@@ -48,6 +49,9 @@ pub struct UnitSummary {
     pub latency: LatencySummaries,
     /// What the step log tells; `None` without one.
     pub steps: Option<StepSummary>,
+    /// How sharp this unit's own figures are: 95 % intervals from within it. `None` for a
+    /// window of no length.
+    pub within: Option<WithinUnit>,
     /// Throughput within limits; `None` where none were given.
     pub goodput: Option<Goodput>,
     /// Offered and delivered load; `None` of a closed loop.
@@ -74,6 +78,7 @@ pub fn summarise(input: &UnitInput<'_>) -> UnitSummary {
             .slo
             .and_then(|slo| Goodput::of(slo, input.requests, &throughput)),
         open_loop: None,
+        within: WithinUnit::of(input, &window),
         window,
         throughput,
         histograms,

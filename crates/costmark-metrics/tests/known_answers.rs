@@ -4,7 +4,7 @@ mod common;
 
 use common::{Run, drive};
 use costmark_core::ErrorClass;
-use costmark_core::mock::MockConfig;
+use costmark_core::mock::{Draw, MockConfig};
 use costmark_metrics::{
     AdviceCode, LatencySummary, LevelSummary, Slo, UnitInput, UnitSummary, summarise,
 };
@@ -17,6 +17,11 @@ const EVEN: MockConfig = MockConfig {
     itl_ns: 10 * MS,
     max_sequences: usize::MAX,
     tokens_per_event: 1,
+    runs: false,
+    ttft_draw: Draw::Fixed,
+    itl_draw: Draw::Fixed,
+    seed: 0,
+    stall: None,
     fail_every: 0,
     die_after_events: None,
 };

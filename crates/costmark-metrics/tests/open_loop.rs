@@ -223,7 +223,7 @@ fn within_one_run_the_interval_holds_the_true_mean() {
         let ttfts: Vec<f64> = run
             .requests
             .iter()
-            .map(|r| (r.token_ns[0] - r.scheduled_ns) as f64 / 1e6)
+            .map(|r| (r.finished_ns - r.scheduled_ns) as f64 / 1e6)
             .collect();
         let n = ttfts.len() as f64;
         let variance = ttfts.iter().map(|t| (t - ttft.value).powi(2)).sum::<f64>() / n;

@@ -25,8 +25,10 @@ fn record() -> impl Strategy<Value = RequestRecord> {
                 id: 0,
                 scheduled_ns: scheduled,
                 sent_ns,
-                finished_ns: token_ns.last().map_or(at_ns, |&last| last.max(sent_ns)),
-                token_ns,
+                finished_ns: token_ns
+                    .last()
+                    .map_or(at_ns, |&last: &u64| last.max(sent_ns)),
+                token_ns: token_ns.into(),
                 event_tokens,
                 input_tokens: 7,
                 cached_tokens: 2,
@@ -43,6 +45,11 @@ fn record() -> impl Strategy<Value = RequestRecord> {
             }
         },
     )
+}
+
+/// Instants of the token events.
+fn times(record: &RequestRecord) -> Vec<u64> {
+    record.token_ns.iter().collect()
 }
 
 /// Requests wanted in flight during the unit interval that begins at `t`.
@@ -98,8 +105,8 @@ proptest! {
         // Instant by instant: (t, t + 1] counts what happens at t + 1.
         for t in found.window.start_ns..found.window.end_ns {
             for r in &all {
-                let k = r.token_ns.len();
-                for i in (0..k).filter(|&i| r.token_ns[i] == t + 1) {
+                let token_ns = times(r);
+                for i in (0..token_ns.len()).filter(|&i| token_ns[i] == t + 1) {
                     output += u64::from(r.event_tokens.get(i).copied().unwrap_or(1));
                     input += if i == 0 { 7 } else { 0 };
                 }
@@ -140,7 +147,7 @@ proptest! {
             r.scheduled_ns *= ms;
             r.sent_ns *= ms;
             r.finished_ns *= ms;
-            r.token_ns.iter_mut().for_each(|t| *t *= ms);
+            r.token_ns = r.token_ns.iter().map(|t| t * ms).collect();
             r
         }).collect();
         let mut histograms = LatencyHistograms::default();
@@ -160,18 +167,21 @@ proptest! {
             (a, b) => a.is_none() && b.is_none(),
         };
         let ttft = |start: fn(&RequestRecord) -> u64| {
-            with_tokens().map(|r| (r.token_ns[0] - start(r)) as f64).collect::<Vec<_>>()
+            with_tokens().map(|r| (times(r)[0] - start(r)) as f64).collect::<Vec<_>>()
         };
         prop_assert!(expect(ttft(|r| r.sent_ns), found.ttft_ms.map(|s| s.mean)));
         prop_assert!(expect(ttft(|r| r.scheduled_ns), found.user_ttft_ms.map(|s| s.mean)));
-        let e2e = with_tokens().map(|r| (r.token_ns[r.token_ns.len() - 1] - r.sent_ns) as f64);
+        let e2e = with_tokens().map(|r| (times(r)[r.token_ns.len() - 1] - r.sent_ns) as f64);
         prop_assert!(expect(e2e.collect(), found.e2e_ms.map(|s| s.mean)));
         let tpot = with_tokens().filter(|r| r.output_tokens > 1).map(|r| {
-            let span = r.token_ns[r.token_ns.len() - 1] - r.token_ns[0];
+            let span = times(r)[r.token_ns.len() - 1] - times(r)[0];
             span as f64 / f64::from(r.output_tokens - 1)
         });
         prop_assert!(expect(tpot.collect(), found.tpot_ms.map(|s| s.mean)));
-        let gaps = finished.iter().flat_map(|r| r.token_ns.windows(2)).map(|w| (w[1] - w[0]) as f64);
+        let gaps_of = |r: &&RequestRecord| {
+            times(r).windows(2).map(|w| (w[1] - w[0]) as f64).collect::<Vec<_>>()
+        };
+        let gaps = finished.iter().flat_map(gaps_of);
         prop_assert!(expect(gaps.collect(), found.itl_ms.map(|s| s.mean)));
         let delays = finished.iter().map(|r| (r.sent_ns - r.scheduled_ns) as f64);
         prop_assert!(expect(delays.collect(), found.dispatch_delay_ms.map(|s| s.mean)));

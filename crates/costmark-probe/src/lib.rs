@@ -2,7 +2,8 @@
 //!
 //! [`Machine`] identifies the host and the limits this process runs under,
 //! [`measure_peaks`] measures what its memory and its matrix products can do,
-//! [`ProcessUsage`] and [`HostCpuTimes`] read what a run used and what others took, and
+//! [`ProcessUsage`] and [`HostCpuTimes`] read what a run used and what others took,
+//! [`Telemetry`] watches both while it is on, [`Processes`] names the others, and
 //! [`datasheet`] holds what vendors state. Nothing here is about models or money.
 //!
 //! For Unix; limits, caches and host times are read on Linux and absent elsewhere.
@@ -10,17 +11,23 @@
 pub mod datasheet;
 pub mod machine;
 pub mod peaks;
+pub mod telemetry;
 pub mod usage;
 
 mod bandwidth;
 mod cgroup;
 mod cpu;
+mod energy;
 mod error;
 mod flops;
+mod neighbours;
 mod text;
 
 pub use datasheet::{Capex, Datasheet, DatasheetPeaks, Datasheets, DeviceUnit};
+pub use energy::{POWERCAP, PackageEnergy};
 pub use error::ProbeError;
 pub use machine::{Cache, Cpu, CpuLimits, Machine, Memory};
+pub use neighbours::{Neighbour, Processes};
 pub use peaks::{PeakOptions, Peaks, Rate, measure_peaks, quick_read_bandwidth};
+pub use telemetry::{Sample, Telemetry, TelemetryCost, TelemetrySummary};
 pub use usage::{HostCpuTimes, ProcessUsage};

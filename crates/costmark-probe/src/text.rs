@@ -93,6 +93,11 @@ pub(crate) fn process_ticks(proc_self_stat: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// The command name in `/proc/<id>/stat`: what stands between the outermost brackets.
+pub(crate) fn process_name(stat: &str) -> Option<&str> {
+    Some(stat.split_once('(')?.1.rsplit_once(')')?.0)
+}
+
 /// Frequency of the first CPU in `/proc/cpuinfo`, MHz, where the architecture states one.
 pub(crate) fn cpuinfo_mhz(text: &str) -> Option<f64> {
     let (_, mhz) = text
@@ -164,6 +169,8 @@ mod tests {
         let stat = "4242 (a (odd) name) R 1 2 3 4 5 6 7 8 9 10 77 33 0 0 20 0 9 0 1 2 3";
         assert_eq!(process_ticks(stat), Some((77, 33)));
         assert_eq!(process_ticks("1 (x) R 1"), None);
+        assert_eq!(process_name(stat), Some("a (odd) name"));
+        assert_eq!(process_name("1 x R 1"), None);
     }
 
     #[test]
@@ -192,6 +199,7 @@ mod tests {
             let _ = counter(&text, "x");
             let _ = cpu_ticks(&text);
             let _ = process_ticks(&text);
+            let _ = process_name(&text);
             let _ = load_average(&text);
             let _ = cpuinfo_mhz(&text);
         }

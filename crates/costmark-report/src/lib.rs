@@ -19,7 +19,7 @@ mod table;
 pub use document::{LevelId, RunDocument, SCHEMA_VERSION, Status};
 pub use error::{ReportError, Result};
 pub use finding::finding;
-pub use lines::{Phase, RequestLine, StepLine, UnitTag};
+pub use lines::{Gap, Phase, RequestLine, StepLine, UnitTag};
 pub use read::{StoredRun, UnitRecords};
 pub use store::{FLUSH_EVERY, REQUESTS_FILE, RUN_FILE, RunFolder, STEPS_FILE};
 pub use table::{WIDTH, render, render_for};

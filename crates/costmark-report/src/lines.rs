@@ -5,10 +5,14 @@
 //! holds, whatever the types in memory become. Instants are nanoseconds from the start of
 //! the run. Unknown keys are refused, so that a file of another version is never read wrongly.
 
+use std::fmt;
+
 use costmark_core::{
-    ErrorClass, FinishReason, Outcome, RequestError, RequestRecord, StepPart, StepRecord,
+    ErrorClass, FinishReason, Outcome, RequestError, RequestRecord, Span, StepPart, StepRecord,
+    TokenTimes,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::document::LevelId;
 
@@ -48,8 +52,12 @@ pub struct RequestLine {
     pub scheduled_ns: u64,
     /// When it was handed over.
     pub sent_ns: u64,
-    /// Instant of each token event.
-    pub token_ns: Vec<u64>,
+    /// Instant of the first token event; absent when no token came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_ns: Option<u64>,
+    /// From each token event to the next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps_ns: Vec<Gap>,
     /// Tokens of each event; left out when every event brought exactly one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub event_tokens: Vec<u32>,
@@ -95,7 +103,15 @@ impl RequestLine {
             id: record.id,
             scheduled_ns: record.scheduled_ns,
             sent_ns: record.sent_ns,
-            token_ns: record.token_ns.clone(),
+            first_token_ns: record.token_ns.first(),
+            gaps_ns: record
+                .token_ns
+                .gaps()
+                .map(|(gap_ns, times)| match times {
+                    1 => Gap::One(gap_ns),
+                    _ => Gap::Several(gap_ns, times),
+                })
+                .collect(),
             event_tokens: record.event_tokens.clone(),
             finished_ns: record.finished_ns,
             input_tokens: record.input_tokens,
@@ -115,13 +131,15 @@ impl RequestLine {
     /// The record this line was made from.
     ///
     /// # Errors
-    /// When the output hash is not a hexadecimal number.
-    pub fn into_record(self) -> Result<RequestRecord, std::num::ParseIntError> {
+    /// When the output hash is not a hexadecimal number, or token events and their counts
+    /// do not fit together.
+    pub fn into_record(self) -> Result<RequestRecord, String> {
+        let token_ns = self.token_times()?;
         Ok(RequestRecord {
             id: self.id,
             scheduled_ns: self.scheduled_ns,
             sent_ns: self.sent_ns,
-            token_ns: self.token_ns,
+            token_ns,
             event_tokens: self.event_tokens,
             finished_ns: self.finished_ns,
             input_tokens: self.input_tokens,
@@ -130,7 +148,8 @@ impl RequestLine {
             output_hash: self
                 .output_hash
                 .map(|hash| u64::from_str_radix(&hash, 16))
-                .transpose()?,
+                .transpose()
+                .map_err(|e| format!("output_hash: {e}"))?,
             outcome: match self.outcome {
                 OutcomeLine::Finished { reason } => Outcome::Finished(reason),
                 OutcomeLine::Failed { class, message } => {
@@ -138,6 +157,92 @@ impl RequestLine {
                 }
             },
         })
+    }
+}
+
+impl RequestLine {
+    fn token_times(&self) -> Result<TokenTimes, String> {
+        let mut times = TokenTimes::new();
+        match self.first_token_ns {
+            Some(first_ns) => times.push(first_ns),
+            None if self.gaps_ns.is_empty() => {}
+            None => return Err("gaps_ns: there are gaps but no first_token_ns".into()),
+        }
+        let (mut at_ns, mut events) = (self.first_token_ns.unwrap_or(0), 1u32);
+        for gap in &self.gaps_ns {
+            let (gap_ns, n) = match *gap {
+                Gap::One(gap_ns) => (gap_ns, 1),
+                Gap::Several(gap_ns, n) => (gap_ns, n),
+            };
+            let last_ns = gap_ns
+                .checked_mul(u64::from(n))
+                .and_then(|ns| at_ns.checked_add(ns));
+            let all = events.checked_add(n);
+            let (Some(last_ns), Some(all), 1..) = (last_ns, all, n) else {
+                return Err(format!("gaps_ns: {n} gaps of {gap_ns} ns cannot be"));
+            };
+            times.extend(Span {
+                first_ns: at_ns + gap_ns,
+                gap_ns,
+                events: n,
+            });
+            (at_ns, events) = (last_ns, all);
+        }
+        if !self.event_tokens.is_empty() && self.event_tokens.len() != times.len() {
+            return Err(format!(
+                "event_tokens: {} counts for {} token events",
+                self.event_tokens.len(),
+                times.len()
+            ));
+        }
+        Ok(times)
+    }
+}
+
+/// A gap between token events: a number of nanoseconds, or `[nanoseconds, times]` for as many
+/// equal gaps in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    /// Once.
+    One(u64),
+    /// This many in a row.
+    Several(u64, u32),
+}
+
+impl Serialize for Gap {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::One(gap_ns) => gap_ns.serialize(serializer),
+            Self::Several(gap_ns, times) => (gap_ns, times).serialize(serializer),
+        }
+    }
+}
+
+/// By hand: serde's untagged enums keep a copy of every value until it is known which it is.
+impl<'de> Deserialize<'de> for Gap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct GapVisitor;
+
+        impl<'de> Visitor<'de> for GapVisitor {
+            type Value = Gap;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("nanoseconds, or [nanoseconds, times]")
+            }
+
+            fn visit_u64<E: de::Error>(self, gap_ns: u64) -> Result<Gap, E> {
+                Ok(Gap::One(gap_ns))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Gap, A::Error> {
+                let missing = |n| de::Error::invalid_length(n, &self);
+                let gap_ns = pair.next_element()?.ok_or_else(|| missing(0))?;
+                let times = pair.next_element()?.ok_or_else(|| missing(1))?;
+                Ok(Gap::Several(gap_ns, times))
+            }
+        }
+
+        deserializer.deserialize_any(GapVisitor)
     }
 }
 
@@ -287,12 +392,12 @@ mod tests {
             id: 7,
             scheduled_ns: 1,
             sent_ns: 2,
-            token_ns: vec![10, 20],
-            event_tokens: vec![1, 3],
+            token_ns: vec![10, 15, 20, 27].into(),
+            event_tokens: vec![1, 3, 1, 1],
             finished_ns: 21,
             input_tokens: 5,
             cached_tokens: 1,
-            output_tokens: 4,
+            output_tokens: 6,
             output_hash: Some(0xab),
             outcome,
         }
@@ -309,6 +414,10 @@ mod tests {
             let text = serde_json::to_string(&RequestLine::new(&unit(), &before)).unwrap();
             let line: RequestLine = serde_json::from_str(&text).unwrap();
             assert_eq!(line.unit, unit());
+            assert!(
+                text.contains(r#""first_token_ns":10,"gaps_ns":[[5,2],7]"#),
+                "{text}"
+            );
             assert_eq!(line.into_record().unwrap(), before);
         }
     }
@@ -346,8 +455,21 @@ mod tests {
         let mut value = serde_json::to_value(&line).unwrap();
         value["surprise"] = 1.into();
         assert!(serde_json::from_value::<RequestLine>(value).is_err());
-        let mut bad = line;
-        bad.output_hash = Some("xyz".into());
-        assert!(bad.into_record().is_err());
+        let refused = |spoil: fn(&mut RequestLine)| {
+            let mut bad = line.clone();
+            spoil(&mut bad);
+            bad.into_record().unwrap_err()
+        };
+        assert!(refused(|l| l.output_hash = Some("xyz".into())).contains("output_hash"));
+        assert!(refused(|l| l.first_token_ns = None).contains("no first_token_ns"));
+        assert!(refused(|l| l.event_tokens.truncate(2)).contains("2 counts for 4"));
+        for gap in [Gap::Several(1, 0), Gap::Several(u64::MAX, 2)] {
+            let mut bad = line.clone();
+            bad.gaps_ns.push(gap);
+            assert!(bad.into_record().unwrap_err().contains("cannot be"));
+        }
+        for text in ["[5]", "[5,2,1]", "-1", "\"5\"", "[5,-1]"] {
+            assert!(serde_json::from_str::<Gap>(text).is_err(), "{text}");
+        }
     }
 }

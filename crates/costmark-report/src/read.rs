@@ -49,10 +49,10 @@ impl StoredRun {
         let requests = path.join(REQUESTS_FILE);
         each_line(&requests, &mut remarks, |line: RequestLine, number| {
             let unit = line.unit.clone();
-            let record = line.into_record().map_err(|e| ReportError::Format {
+            let record = line.into_record().map_err(|message| ReportError::Format {
                 path: requests.clone(),
                 line: Some(number),
-                message: format!("output_hash: {e}"),
+                message,
             })?;
             units.entry(unit).or_default().requests.push(record);
             Ok(())

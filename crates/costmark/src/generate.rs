@@ -198,7 +198,7 @@ fn serve(backend: &mut dyn Backend, request: Request) -> Result<Output> {
                     return Ok(output);
                 }
                 Event::Failed { error, .. } => return Err(Failure::run(error)),
-                Event::Sent { .. } | Event::Step(_) => {}
+                Event::Sent { .. } | Event::TokenRun(_) | Event::Step(_) => {}
             }
         }
     }

@@ -17,6 +17,21 @@ fn assert_close(a: f64, b: f64) {
     assert!((a - b).abs() <= ROUNDING * b.abs(), "{a} is not {b}");
 }
 
+/// Instants of a request's token events: the first, then gap after gap.
+fn token_instants(request: &Value) -> Vec<u64> {
+    let mut instants: Vec<u64> = request["first_token_ns"].as_u64().into_iter().collect();
+    for gap in request["gaps_ns"].as_array().into_iter().flatten() {
+        let (gap_ns, times) = match gap.as_u64() {
+            Some(gap_ns) => (gap_ns, 1),
+            None => (gap[0].as_u64().unwrap(), gap[1].as_u64().unwrap()),
+        };
+        for _ in 0..times {
+            instants.push(instants[instants.len() - 1] + gap_ns);
+        }
+    }
+    instants
+}
+
 /// Tokens per second of a unit's window, from nothing but the lines of `requests.jsonl`.
 fn output_tok_per_s(requests: &[Value], unit: &Value) -> f64 {
     let window = &unit["summary"]["window"];
@@ -25,8 +40,8 @@ fn output_tok_per_s(requests: &[Value], unit: &Value) -> f64 {
     let tokens = requests
         .iter()
         .filter(|r| ["level", "repeat"].iter().all(|k| r["unit"][k] == unit[k]))
-        .flat_map(|r| r["token_ns"].as_array().unwrap())
-        .filter(|at| (start + 1..=end).contains(&at.as_u64().unwrap()))
+        .flat_map(token_instants)
+        .filter(|at| (start + 1..=end).contains(at))
         .count();
     tokens as f64 / ((end - start) as f64 / 1e9)
 }

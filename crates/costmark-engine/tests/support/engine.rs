@@ -67,6 +67,7 @@ pub(crate) fn run(core: &mut EngineCore, prompts: &[&[u32]], n: usize) -> Output
             Event::Failed { error, .. } => panic!("{error}"),
             Event::Step(step) => steps.push(step),
             Event::Sent { .. } => panic!("sent when submitted"),
+            Event::TokenRun(_) => unreachable!("the engine tells every token"),
         }
     }
     let mut seen = seen.lock().unwrap();

@@ -69,6 +69,17 @@ impl RequestSource for TraceSource {
         }
     }
 
+    fn make_blank(&self, key: RequestKey, position: u64, _: f64) -> Request {
+        let entry = &self.requests[(position % self.requests.len() as u64) as usize];
+        Request {
+            id: key.id(),
+            prompt: vec![0; entry.input_tokens as usize],
+            max_tokens: entry.output_tokens,
+            ignore_eos: self.ignore_eos,
+            sampling: self.sampling,
+        }
+    }
+
     fn check(&self, max_context: u32) -> Result<(), WorkloadError> {
         if self.vocab_size == 0 {
             return Err(WorkloadError::EmptyVocabulary);

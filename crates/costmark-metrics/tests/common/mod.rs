@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use costmark_core::mock::{MockBackend, MockConfig, MockTime};
 use costmark_core::{
-    Backend, Event, FinishReason, Outcome, Request, RequestRecord, Sampling, Usage,
+    Backend, Event, FinishReason, Outcome, Request, RequestRecord, Sampling, TokenTimes, Usage,
 };
 
 pub(crate) const INPUT_TOKENS: u32 = 8;
@@ -33,8 +33,8 @@ impl Loop {
         let record = RequestRecord {
             id,
             scheduled_ns,
-            sent_ns: scheduled_ns,
-            token_ns: Vec::new(),
+            sent_ns: self.mock.now_ns().max(scheduled_ns),
+            token_ns: TokenTimes::new(),
             event_tokens: Vec::new(),
             finished_ns: 0,
             input_tokens: INPUT_TOKENS,
@@ -81,7 +81,7 @@ impl Loop {
                     at_ns,
                     error,
                 } => (request, at_ns, Outcome::Failed(error)),
-                Event::Sent { .. } | Event::Step(_) => continue,
+                Event::Sent { .. } | Event::Step(_) | Event::TokenRun(_) => continue,
             };
             let mut record = self.in_flight.remove(&id).expect("in flight");
             record.finished_ns = at_ns;

@@ -62,7 +62,7 @@ pub(crate) fn raw(concurrency: u32, repeat: u32, seconds: u64, slower_ns: u64) -
     for slot in 0..u64::from(concurrency) {
         for n in 0..per_slot {
             let sent_ns = start_ns + n * request_ns;
-            let token_ns: Vec<u64> = (0..u64::from(OUTPUT))
+            let token_ns = (0..u64::from(OUTPUT))
                 .map(|i| sent_ns + PREFILL_NS + i * gap_ns)
                 .collect();
             requests.push(RequestRecord {
