@@ -44,6 +44,12 @@ pub trait Backend {
     fn reads_prompts(&self) -> bool {
         true
     }
+
+    /// Whether its clock is simulated: its seconds are not the machine's, and what the machine
+    /// did in them means nothing.
+    fn simulates_time(&self) -> bool {
+        false
+    }
 }
 
 /// The kind of a backend.

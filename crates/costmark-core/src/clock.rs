@@ -9,28 +9,45 @@ pub trait Clock: Send + Sync {
     fn now_ns(&self) -> u64;
 }
 
-/// The operating system's monotonic clock, counted from its creation.
+/// The operating system's monotonic clock, counted from its creation or from a stated reading
+/// then.
 ///
 /// Copies share the origin: hand a copy to every part that takes timestamps.
 #[derive(Debug, Clone, Copy)]
 pub struct MonotonicClock {
-    origin: Instant,
+    begun: Instant,
+    begun_ns: u64,
 }
 
 impl MonotonicClock {
     /// A clock whose origin is now.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_at(0)
+    }
+
+    /// A clock that reads `now_ns` now: it goes on where another one ended.
+    #[must_use]
+    pub fn start_at(now_ns: u64) -> Self {
         Self {
-            origin: Instant::now(),
+            begun: Instant::now(),
+            begun_ns: now_ns,
         }
     }
 
-    /// Nanoseconds from the origin to `instant`, 0 for instants before it.
+    /// What it read when it was started.
+    #[must_use]
+    pub fn begun_ns(&self) -> u64 {
+        self.begun_ns
+    }
+
+    /// Its reading at `instant`, that of its start for instants before it.
     #[must_use]
     pub fn at_ns(&self, instant: Instant) -> u64 {
         // 2^64 ns are 584 years.
-        u64::try_from(instant.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+        let since = instant.saturating_duration_since(self.begun).as_nanos();
+        self.begun_ns
+            .saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
     }
 }
 

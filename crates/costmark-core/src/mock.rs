@@ -432,4 +432,8 @@ impl Backend for MockBackend {
     fn reads_prompts(&self) -> bool {
         false
     }
+
+    fn simulates_time(&self) -> bool {
+        matches!(self.time, MockTime::Virtual)
+    }
 }

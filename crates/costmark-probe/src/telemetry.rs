@@ -7,8 +7,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -151,15 +152,29 @@ fn seconds(clock: ClockId) -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Samples on a thread of its own until it is stopped or dropped.
+/// Samples on a thread of its own until it is dropped.
 #[derive(Debug)]
 pub struct Telemetry {
-    samples: Arc<Mutex<Vec<Sample>>>,
+    shared: Arc<Shared>,
     stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<f64>>,
+    thread: Option<JoinHandle<()>>,
     clock: MonotonicClock,
     begun_ns: u64,
     energy_source: Option<&'static str>,
+}
+
+/// What the sampling thread leaves for others to see.
+#[derive(Debug, Default)]
+struct Shared {
+    samples: Mutex<Vec<Sample>>,
+    /// CPU time of the thread.
+    own_ns: AtomicU64,
+}
+
+impl Shared {
+    fn samples(&self) -> MutexGuard<'_, Vec<Sample>> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What sampling itself cost.
@@ -185,36 +200,32 @@ impl Telemetry {
     ) -> std::io::Result<Self> {
         let mut sampler = Sampler::new(Path::new(POWERCAP));
         let energy_source = sampler.energy.is_some().then_some("rapl");
-        let samples = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
         let (stop, stopped) = channel::<()>();
-        let shared = Arc::clone(&samples);
         let begun_ns = clock.now_ns();
-        let every_ns = u64::try_from(SAMPLE_EVERY.as_nanos()).unwrap_or(u64::MAX);
         let thread = std::thread::Builder::new()
             .name("telemetry".into())
             .spawn(move || {
+                let every_ns = every_ns();
                 let mut next_ns = begun_ns;
                 loop {
                     let sample = sampler.sample(clock.now_ns());
-                    shared
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(sample);
+                    theirs.samples().push(sample);
                     sink(&sample);
+                    let own_ns = (seconds(ClockId::ThreadCPUTime) * 1e9) as u64;
+                    theirs.own_ns.store(own_ns, Ordering::Relaxed);
                     // On a fixed grid; a moment that was missed is not made up for.
                     let now_ns = clock.now_ns();
                     next_ns += every_ns * (1 + now_ns.saturating_sub(next_ns) / every_ns);
-                    let wait = Duration::from_nanos(next_ns - now_ns);
-                    match stopped.recv_timeout(wait) {
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+                    let wait = Duration::from_nanos(next_ns.saturating_sub(now_ns));
+                    if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                        break;
                     }
                 }
-                sink(&sampler_end(&mut sampler, &shared, clock));
-                seconds(ClockId::ThreadCPUTime)
             })?;
         Ok(Self {
-            samples,
+            shared,
             stop: Some(stop),
             thread: Some(thread),
             clock,
@@ -233,54 +244,44 @@ impl Telemetry {
     /// for the sample after a window that has only just ended.
     #[must_use]
     pub fn summary(&self, start_ns: u64, end_ns: u64) -> Option<TelemetrySummary> {
+        let last_ns = || {
+            self.shared
+                .samples()
+                .last()
+                .map_or(0, |sample| sample.at_ns)
+        };
         let has_ended = end_ns <= self.clock.now_ns();
-        let late_ns = end_ns.saturating_add(3 * SAMPLE_EVERY.as_nanos() as u64);
-        while has_ended && self.clock.now_ns() < late_ns && self.last_ns() < end_ns {
+        let late_ns = end_ns.saturating_add(3 * every_ns());
+        while has_ended && self.clock.now_ns() < late_ns && last_ns() < end_ns {
             std::thread::sleep(SAMPLE_EVERY / 10);
         }
-        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        TelemetrySummary::of(&samples, start_ns, end_ns)
+        TelemetrySummary::of(&self.shared.samples(), start_ns, end_ns)
     }
 
-    fn last_ns(&self) -> u64 {
-        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        samples.last().map_or(0, |sample| sample.at_ns)
-    }
-
-    /// Takes a last sample, ends sampling and says what it cost.
-    pub fn stop(mut self) -> TelemetryCost {
-        let cpu_s = self.end().unwrap_or(0.0);
+    /// What sampling has cost so far.
+    #[must_use]
+    pub fn cost(&self) -> TelemetryCost {
+        let cpu_s = self.shared.own_ns.load(Ordering::Relaxed) as f64 / 1e9;
         let wall_s = self.clock.now_ns().saturating_sub(self.begun_ns) as f64 / 1e9;
-        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         TelemetryCost {
             cpu_s,
             core_share: if wall_s > 0.0 { cpu_s / wall_s } else { 0.0 },
-            samples: samples.len() as u64,
+            samples: self.shared.samples().len() as u64,
         }
-    }
-
-    fn end(&mut self) -> Option<f64> {
-        drop(self.stop.take());
-        self.thread.take()?.join().ok()
     }
 }
 
-fn sampler_end(
-    sampler: &mut Sampler,
-    samples: &Mutex<Vec<Sample>>,
-    clock: MonotonicClock,
-) -> Sample {
-    let sample = sampler.sample(clock.now_ns());
-    samples
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(sample);
-    sample
+fn every_ns() -> u64 {
+    u64::try_from(SAMPLE_EVERY.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        self.end();
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A sink that panicked has ended sampling; there is nobody left to tell.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -430,10 +431,17 @@ mod tests {
         while seconds(ClockId::ProcessCPUTime) - begun_s < 0.25 {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
-        let cost = telemetry.stop();
+        let end_ns = clock.now_ns();
+        let summary = telemetry.summary(start_ns, end_ns).unwrap();
+        let cost = telemetry.cost();
+        drop(telemetry);
         let samples: Vec<Sample> = told.iter().collect();
-        assert_eq!(cost.samples as usize, samples.len() + 1);
+        assert!(cost.samples > 0 && cost.samples as usize <= samples.len() + 1);
         let last = samples.last().unwrap();
+        assert!(
+            summary.own_cores > 0.0 && last.at_ns >= end_ns,
+            "{summary:?}"
+        );
         assert!(last.at_ns > start_ns && last.own_cpu_s >= 0.25, "{last:?}");
         assert!(samples.is_sorted_by_key(|s| s.at_ns));
         assert!(cost.cpu_s > 0.0 && cost.cpu_s < last.own_cpu_s, "{cost:?}");

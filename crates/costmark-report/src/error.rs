@@ -70,7 +70,8 @@ impl ReportError {
             path: path.to_path_buf(),
             action: "read it",
             source,
-            hint: "Name a folder that `costmark run` wrote",
+            hint: "Name a folder that `costmark run` wrote; one without run.json is of a run that \
+                   ended before it measured anything",
         }
     }
 }

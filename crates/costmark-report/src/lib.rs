@@ -3,6 +3,7 @@
 //!
 //! Nothing is measured, priced or printed here; tables are returned as text.
 
+mod append;
 mod cost;
 pub mod document;
 mod error;
@@ -19,7 +20,7 @@ mod table;
 pub use document::{LevelId, RunDocument, SCHEMA_VERSION, Status};
 pub use error::{ReportError, Result};
 pub use finding::finding;
-pub use lines::{Gap, Phase, RequestLine, StepLine, UnitTag};
-pub use read::{StoredRun, UnitRecords};
-pub use store::{FLUSH_EVERY, REQUESTS_FILE, RUN_FILE, RunFolder, STEPS_FILE};
+pub use lines::{Gap, Phase, RequestLine, StepLine, TelemetryLine, UnitTag};
+pub use read::{StoredRun, UnitRecords, read_document};
+pub use store::{FLUSH_EVERY, REQUESTS_FILE, RUN_FILE, RunFolder, STEPS_FILE, TELEMETRY_FILE};
 pub use table::{WIDTH, render, render_for};

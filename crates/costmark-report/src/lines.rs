@@ -375,6 +375,35 @@ impl From<StepLine> for StepRecord {
     }
 }
 
+/// The machine at one moment. Counters are since the run began to be measured (since it was
+/// resumed, for lines after that); what the system does not tell is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryLine {
+    /// When.
+    pub at_ns: u64,
+    /// CPU seconds of costmark.
+    pub own_cpu_s: f64,
+    /// CPU seconds of everything on this system, costmark included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_cpu_s: Option<f64>,
+    /// CPU seconds the hypervisor gave to others though they were wanted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal_cpu_s: Option<f64>,
+    /// Resident memory of costmark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_bytes: Option<u64>,
+    /// Memory that could still be claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_bytes: Option<u64>,
+    /// Mean frequency of the cores, once a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mhz: Option<f64>,
+    /// Energy of all processor packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_joules: Option<f64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use costmark_core::{RequestRecord, StepRecord};
@@ -71,6 +71,14 @@ impl StoredRun {
     }
 }
 
+/// Reads the `run.json` of a folder.
+///
+/// # Errors
+/// When it is missing, of another schema version, or damaged.
+pub fn read_document(folder: &Path) -> Result<RunDocument> {
+    load_document(&folder.join(RUN_FILE))
+}
+
 fn load_document(path: &Path) -> Result<RunDocument> {
     /// Only what tells the version, so that other versions get a message about that.
     #[derive(Deserialize)]
@@ -107,7 +115,12 @@ fn each_line<T: DeserializeOwned>(
     remarks: &mut Vec<String>,
     mut take: impl FnMut(T, usize) -> Result<()>,
 ) -> Result<()> {
-    let file = File::open(path).map_err(|e| ReportError::read(path, e))?;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        // It is made with its first line.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(ReportError::read(path, e)),
+    };
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     for number in 1.. {

@@ -1,18 +1,23 @@
 //! The run folder: `run.json` and the raw record files beside it.
 //!
 //! Raw lines are only ever appended; `run.json` is replaced whole, by rename, so that a
-//! reader sees the old or the new one and never half of either. A crash loses at most
-//! [`FLUSH_EVERY`] of raw lines.
+//! reader sees the old or the new one and never half of either. It is the first file there
+//! is: a folder without it holds nothing yet. The end of the process at any instant, by
+//! whatever cause, loses the raw lines of the last [`FLUSH_EVERY`] at most (plus the tenth of
+//! a second after which writers look up); what a saved `run.json` sums up is on the disk.
+//!
+//! [`RunFolder::resume`] takes a folder up again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use costmark_core::{RequestRecord, StepRecord};
-use serde::Serialize;
+use serde::Deserialize;
 
-use crate::document::RunDocument;
+use crate::append::{LineFile, TelemetryFile, cut};
+use crate::document::{LevelId, RunDocument};
 use crate::error::{ReportError, Result};
 use crate::lines::{RequestLine, StepLine, UnitTag};
 
@@ -23,8 +28,16 @@ pub const REQUESTS_FILE: &str = "requests.jsonl";
 /// Name of the per-step lines in a run folder.
 pub const STEPS_FILE: &str = "steps.jsonl";
 
+/// Name of the machine's samples in a run folder.
+pub const TELEMETRY_FILE: &str = "telemetry.jsonl";
+/// Where lines go that belong to no unit of the result: those of a unit that was cut short by
+/// a crash and measured again.
+const ABANDONED: &str = "abandoned";
+/// `run.json` while it is being written.
+const TEMPORARY: &str = ".run.json.tmp";
+
 /// Longest time raw lines stay in memory.
-pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
+pub const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
 /// A run folder being written.
 #[derive(Debug)]
@@ -38,7 +51,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes `path`, which must not exist or be empty, with empty record files in it.
+    /// Makes `path`, which must not exist or be empty.
     ///
     /// # Errors
     /// When the folder holds something, or cannot be made or written.
@@ -46,7 +59,11 @@ impl RunFolder {
         let made = make_folders(path)?;
         let mut entries = std::fs::read_dir(path)
             .map_err(|e| ReportError::write(path, "look into the folder", e))?;
-        if entries.next().is_some() {
+        // A run that was killed before it began to measure may have left that.
+        let holds = |e: std::io::Result<std::fs::DirEntry>| {
+            e.map_or(true, |entry| entry.file_name() != TEMPORARY)
+        };
+        if entries.any(holds) {
             return Err(ReportError::NotEmpty {
                 path: path.to_path_buf(),
             });
@@ -81,30 +98,62 @@ impl RunFolder {
     }
 
     fn open(path: &Path, made: Vec<PathBuf>) -> Result<Self> {
-        Ok(Self {
-            path: path.to_path_buf(),
-            made,
-            requests: LineFile::create(path.join(REQUESTS_FILE))?,
-            steps: LineFile::create(path.join(STEPS_FILE))?,
-            flushed: Instant::now(),
-        })
+        // Whether files can be made there is better known before an hour of measuring.
+        let probe = path.join(TEMPORARY);
+        File::create(&probe)
+            .and_then(|_| std::fs::remove_file(&probe))
+            .map_err(|e| ReportError::write(path, "create files in it", e))?;
+        Ok(Self::at(path, made))
     }
 
-    /// Takes away what [`create`](Self::create) made, if nothing but empty record files is
-    /// in it: for a run that never began to measure.
-    pub fn discard(self) {
-        for file in [self.requests, self.steps] {
-            let is_empty =
-                file.writer.buffer().is_empty() && file.path.metadata().is_ok_and(|m| m.len() == 0);
-            if is_empty {
-                // Best effort: an empty file that stays does no harm.
-                let _ = std::fs::remove_file(&file.path);
-            }
+    fn at(path: &Path, made: Vec<PathBuf>) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            made,
+            requests: LineFile::new(path.join(REQUESTS_FILE)),
+            steps: LineFile::new(path.join(STEPS_FILE)),
+            flushed: Instant::now(),
         }
+    }
+
+    /// Takes up the folder of a run that ended early, to go on with the first unit that is
+    /// not finished. Raw lines of units that `is_finished` does not know, and lines that were
+    /// cut off, are moved to files named `….abandoned`.
+    ///
+    /// # Errors
+    /// When a file cannot be read, moved or cut.
+    pub fn resume(path: &Path, is_finished: &dyn Fn(&LevelId, u32) -> bool) -> Result<Self> {
+        /// Of every line of requests and steps.
+        #[derive(Deserialize)]
+        struct Tagged {
+            unit: UnitTag,
+        }
+        let keep = |line: &[u8]| {
+            serde_json::from_slice(line)
+                .is_ok_and(|line: Tagged| is_finished(&line.unit.level, line.unit.repeat))
+        };
+        for name in [REQUESTS_FILE, STEPS_FILE] {
+            let aside = path.join(format!("{name}.{ABANDONED}"));
+            cut(&path.join(name), &aside, &keep)?;
+        }
+        let aside = path.join(format!("{TELEMETRY_FILE}.{ABANDONED}"));
+        cut(&path.join(TELEMETRY_FILE), &aside, &|_| true)?;
+        Ok(Self::at(path, Vec::new()))
+    }
+
+    /// Takes away what [`create`](Self::create) made, if nothing is in it: for a run that
+    /// never began to measure.
+    pub fn discard(self) {
         for folder in self.made.iter().rev() {
             // Refused by the system while anything is left in it.
             let _ = std::fs::remove_dir(folder);
         }
+    }
+
+    /// The file for the machine's samples, to be written by another thread.
+    #[must_use]
+    pub fn telemetry(&self) -> TelemetryFile {
+        TelemetryFile::new(self.path.join(TELEMETRY_FILE))
     }
 
     /// Where it is.
@@ -152,16 +201,20 @@ impl RunFolder {
         self.steps.flush()
     }
 
-    /// Flushes the lines, then replaces `run.json`.
+    /// Brings the lines to the disk, then replaces `run.json`.
     ///
     /// # Errors
     /// When the disk does not take it; an earlier `run.json` stays as it was.
     pub fn save(&mut self, document: &RunDocument) -> Result<()> {
-        self.flush()?;
+        self.requests.sync()?;
+        self.steps.sync()?;
+        self.flushed = Instant::now();
         let path = self.path.join(RUN_FILE);
-        let temporary = self.path.join(".run.json.tmp");
+        let temporary = self.path.join(TEMPORARY);
         write_document(&temporary, document)
             .and_then(|()| std::fs::rename(&temporary, &path))
+            // The new name is on the disk once its folder is.
+            .and_then(|()| File::open(&self.path)?.sync_all())
             .map_err(|e| {
                 // What matters is the error; a leftover temporary file does no harm.
                 let _ = std::fs::remove_file(&temporary);
@@ -191,35 +244,4 @@ fn write_document(path: &Path, document: &RunDocument) -> std::io::Result<()> {
         .map_err(std::io::IntoInnerError::into_error)?;
     // Renaming before the content is on disk could leave an empty file after a power cut.
     file.sync_all()
-}
-
-#[derive(Debug)]
-struct LineFile {
-    path: PathBuf,
-    writer: BufWriter<File>,
-}
-
-impl LineFile {
-    fn create(path: PathBuf) -> Result<Self> {
-        match OpenOptions::new().append(true).create_new(true).open(&path) {
-            Ok(file) => Ok(Self {
-                path,
-                writer: BufWriter::with_capacity(1 << 16, file),
-            }),
-            Err(e) => Err(ReportError::write(&path, "create it", e)),
-        }
-    }
-
-    fn append(&mut self, line: &impl Serialize) -> Result<()> {
-        serde_json::to_writer(&mut self.writer, line)
-            .map_err(std::io::Error::from)
-            .and_then(|()| self.writer.write_all(b"\n"))
-            .map_err(|e| ReportError::write(&self.path, "append to it", e))
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.writer
-            .flush()
-            .map_err(|e| ReportError::write(&self.path, "append to it", e))
-    }
 }

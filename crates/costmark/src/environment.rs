@@ -3,12 +3,20 @@
 
 use costmark_core::{Clock, MonotonicClock, Roofline};
 use costmark_probe::{
-    HostCpuTimes, Machine, PeakOptions, ProcessUsage, Rate, measure_peaks, quick_read_bandwidth,
+    HostCpuTimes, Machine, PeakOptions, ProcessUsage, Processes, Rate, Sample, Telemetry,
+    measure_peaks, quick_read_bandwidth,
 };
-use costmark_report::document::{Environment, PeakReading, RateDocument};
+use costmark_report::document::{
+    EnergyDocument, Environment, MachineDocument, NeighbourDocument, PeakReading, RateDocument,
+    UnitDocument,
+};
+use costmark_report::{RunFolder, TelemetryLine};
 
 use crate::failure::{Failure, Result};
 use crate::units::human_bytes;
+
+/// Other programs that are named, the busiest.
+const NEIGHBOURS: usize = 3;
 
 /// Watches the machine.
 pub(crate) struct Watch {
@@ -20,6 +28,10 @@ pub(crate) struct Watch {
     f32_flops_per_s: Option<f64>,
     host: Option<HostCpuTimes>,
     usage: ProcessUsage,
+    processes: Processes,
+    telemetry: Option<Telemetry>,
+    /// CPU seconds others took before the run was resumed.
+    earlier_other_cpu_s: f64,
 }
 
 impl Watch {
@@ -43,6 +55,9 @@ impl Watch {
             f32_flops_per_s: None,
             host: None,
             usage: ProcessUsage::now(),
+            processes: Processes::default(),
+            telemetry: None,
+            earlier_other_cpu_s: 0.0,
         };
         if with_peaks {
             let peaks = measure_peaks(&watch.options).map_err(Failure::run)?;
@@ -56,7 +71,69 @@ impl Watch {
         }
         watch.host = HostCpuTimes::now();
         watch.usage = ProcessUsage::now();
+        watch.processes = Processes::now();
         Ok(watch)
+    }
+
+    /// Goes on with what was seen before the run was resumed.
+    pub(crate) fn continue_from(&mut self, earlier: &Environment) {
+        self.readings.splice(..0, earlier.peaks.iter().cloned());
+        self.earlier_other_cpu_s = earlier.other_cpu_s.unwrap_or(0.0);
+    }
+
+    /// Begins to sample the machine into the folder, ten times a second.
+    pub(crate) fn sample_into(&mut self, folder: &RunFolder) -> Result<()> {
+        let mut file = Some(folder.telemetry());
+        let sink = move |sample: &Sample| {
+            // A disk that takes no more shows in the next request; sampling goes on in memory.
+            if file
+                .as_mut()
+                .is_some_and(|f| f.append(&line(sample)).is_err())
+            {
+                file = None;
+            }
+        };
+        let telemetry = Telemetry::start(self.clock, sink)
+            .map_err(|e| Failure::run(format!("cannot sample the machine: {e}")))?;
+        self.telemetry = Some(telemetry);
+        Ok(())
+    }
+
+    /// Enters what the machine did in a unit's window, and what energy that took, unless time
+    /// was simulated.
+    pub(crate) fn enter(&self, unit: &mut UnitDocument, simulated: bool) {
+        let telemetry = self.telemetry.as_ref().filter(|_| !simulated);
+        let window = unit.summary.window;
+        let found = telemetry.and_then(|t| t.summary(window.start_ns, window.end_ns));
+        unit.machine = found.map(|m| MachineDocument {
+            samples: m.samples,
+            own_cores: m.own_cores,
+            other_cores: m.other_cores,
+            steal_cores: m.steal_cores,
+            steal_share: m.steal_share,
+            mhz: m.mhz,
+            min_mhz: m.min_mhz,
+            max_rss_bytes: m.max_rss_bytes,
+            min_available_bytes: m.min_available_bytes,
+        });
+        let joules = found.and_then(|m| m.package_joules);
+        let per = |tokens: u64| joules.filter(|_| tokens > 0).map(|j| j / tokens as f64);
+        let throughput = &unit.summary.throughput;
+        let source = telemetry.and_then(Telemetry::energy_source);
+        unit.energy = EnergyDocument {
+            source: source
+                .filter(|_| joules.is_some())
+                .unwrap_or(NO_ENERGY)
+                .into(),
+            joules,
+            joules_per_output_token: per(throughput.output_tokens),
+            joules_per_token: per(throughput.input_tokens + throughput.output_tokens),
+        };
+    }
+
+    /// Share of a core that sampling has taken.
+    pub(crate) fn telemetry_core_share(&self) -> Option<f64> {
+        self.telemetry.as_ref().map(|t| t.cost().core_share)
     }
 
     /// Measures the bandwidth again, and gives the peaks for what ran since the last
@@ -104,6 +181,7 @@ impl Watch {
         };
         let (host, usage) = (HostCpuTimes::now(), ProcessUsage::now());
         let since = self.host.as_ref().zip(host.as_ref());
+        let neighbours = Processes::now().busiest_since(&self.processes);
         Environment {
             label: label(&self.machine),
             // Its fields are all plain values, which serialise.
@@ -113,10 +191,44 @@ impl Watch {
             steal_share: since.and_then(|(begin, now)| now.steal_share_since(begin)),
             other_cpu_s: since.map(|(begin, now)| {
                 let own = usage.cpu_s - self.usage.cpu_s;
-                (now.busy_s_since(begin) - own).max(0.0)
+                self.earlier_other_cpu_s + (now.busy_s_since(begin) - own).max(0.0)
             }),
+            neighbours: neighbours
+                .into_iter()
+                .take(NEIGHBOURS)
+                .map(|n| NeighbourDocument {
+                    name: n.name,
+                    cpu_s: n.cpu_s,
+                })
+                .collect(),
             peak_rss_bytes: usage.peak_rss_bytes,
         }
+    }
+}
+
+/// What stands where a source of energy would.
+pub(crate) const NO_ENERGY: &str = "none";
+
+/// Before anything is known of a unit's energy.
+pub(crate) fn no_energy() -> EnergyDocument {
+    EnergyDocument {
+        source: NO_ENERGY.into(),
+        joules: None,
+        joules_per_output_token: None,
+        joules_per_token: None,
+    }
+}
+
+fn line(sample: &Sample) -> TelemetryLine {
+    TelemetryLine {
+        at_ns: sample.at_ns,
+        own_cpu_s: sample.own_cpu_s,
+        busy_cpu_s: sample.busy_cpu_s,
+        steal_cpu_s: sample.steal_cpu_s,
+        rss_bytes: sample.rss_bytes,
+        available_bytes: sample.available_bytes,
+        mhz: sample.mhz,
+        package_joules: sample.package_joules,
     }
 }
 

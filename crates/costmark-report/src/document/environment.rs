@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::machine::NeighbourDocument;
+
 /// The program that measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +38,8 @@ pub struct Environment {
     pub steal_share: Option<f64>,
     /// CPU seconds of the run used by other programs on this system.
     pub other_cpu_s: Option<f64>,
+    /// The programs that used most of that, the busiest first, as far as they can be seen.
+    pub neighbours: Vec<NeighbourDocument>,
     /// Most memory the process held, as the system counts it.
     pub peak_rss_bytes: Option<u64>,
 }
@@ -78,4 +82,6 @@ pub struct Overhead {
     pub timer_resolution_ns: u64,
     /// Time to read the clock.
     pub timer_read_ns: f64,
+    /// Share of one core that sampling the machine took; absent where it was not sampled.
+    pub telemetry_core_share: Option<f64>,
 }

@@ -6,6 +6,7 @@
 mod canonical;
 mod environment;
 mod load;
+mod machine;
 mod plan;
 mod unit;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use canonical::canonical_hash;
 pub use environment::{Environment, Overhead, PeakReading, RateDocument, Tool};
 pub use load::{LevelId, LevelPlan, LoadDocument, ModelDocument, UnitPlan, WorkloadDocument};
+pub use machine::{EnergyDocument, MachineDocument, NeighbourDocument, Resumption};
 pub use plan::{BackendDocument, PlanDocument, PriceDocument};
 pub use unit::{
     AdviceDocument, Attribution, LevelDocument, UnitCost, UnitDocument, WarmupDocument,
@@ -40,6 +42,8 @@ pub struct RunDocument {
     pub started_at: String,
     /// UTC, RFC 3339; absent while running.
     pub finished_at: Option<String>,
+    /// When it was taken up again after it had ended early.
+    pub resumed: Vec<Resumption>,
     /// What was asked for, with every default filled in.
     pub plan: PlanDocument,
     /// SHA-256 of `plan` in canonical form: JSON without white space, keys in order.

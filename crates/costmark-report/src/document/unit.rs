@@ -5,6 +5,7 @@ use costmark_metrics::{LevelSummary, UnitSummary};
 use serde::{Deserialize, Serialize};
 
 use super::load::{LevelId, LoadDocument};
+use super::machine::{EnergyDocument, MachineDocument};
 
 /// One level once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,10 @@ pub struct UnitDocument {
     /// The peaks its MBU and MFU are shares of; absent where none were measured because the
     /// model is not computed on this machine.
     pub roofline: Option<Roofline>,
+    /// What the machine did in its window; absent where time was simulated.
+    pub machine: Option<MachineDocument>,
+    /// What energy its window took.
+    pub energy: EnergyDocument,
     /// What its window cost; absent with a reason.
     pub cost: Option<UnitCost>,
     /// Why there is no cost, or no split of it.

@@ -161,6 +161,23 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
         roofline: Some(ROOFLINE),
         cost,
         cost_note,
+        machine: Some(MachineDocument {
+            samples: 200,
+            own_cores: 1.9,
+            other_cores: Some(0.05),
+            steal_cores: Some(0.01),
+            steal_share: Some(0.005),
+            mhz: Some(2_450.0),
+            min_mhz: Some(2_400.0),
+            max_rss_bytes: Some(1 << 30),
+            min_available_bytes: Some(1 << 33),
+        }),
+        energy: EnergyDocument {
+            source: "rapl".into(),
+            joules: Some(500.0),
+            joules_per_output_token: Some(0.5),
+            joules_per_token: Some(0.1),
+        },
     }
 }
 
@@ -268,6 +285,10 @@ pub(crate) fn run() -> RunDocument {
         command: vec!["costmark".into(), "run".into()],
         started_at: "2026-01-02T03:04:05Z".into(),
         finished_at: Some("2026-01-02T03:06:05Z".into()),
+        resumed: vec![Resumption {
+            at: "2026-01-02T03:05:00Z".into(),
+            unit: 2,
+        }],
         plan_hash: plan.hash(),
         plan,
         environment: Environment {
@@ -290,6 +311,10 @@ pub(crate) fn run() -> RunDocument {
             read_bandwidth_drift: Some(40.0 / 39.0 - 1.0),
             steal_share: Some(0.0),
             other_cpu_s: Some(1.5),
+            neighbours: vec![NeighbourDocument {
+                name: "rustc".into(),
+                cpu_s: 1.25,
+            }],
             peak_rss_bytes: Some(2 << 30),
         },
         backends: vec![BackendDocument {
@@ -324,6 +349,7 @@ pub(crate) fn run() -> RunDocument {
             recording_ns_per_token_event: 212.3,
             timer_resolution_ns: 20,
             timer_read_ns: 25.0,
+            telemetry_core_share: Some(0.001),
         },
         units,
         levels,
