@@ -3,7 +3,7 @@
 //! Phases follow from the instants at which requests are *due*, never from when they could
 //! be sent: a slow backend must not be able to move the measurement.
 
-use costmark_core::{RequestRecord, Span, StepRecord};
+use costmark_core::{RequestRecord, Span as TokenSpan, StepRecord};
 
 use crate::stop::Stop;
 use crate::unit::Phase;
@@ -152,7 +152,7 @@ impl Phases {
         }
     }
 
-    pub(crate) fn on_run(&mut self, span: Span, gap_ns: Option<u64>) {
+    pub(crate) fn on_run(&mut self, span: TokenSpan, gap_ns: Option<u64>) {
         if let Some(watch) = self.watch() {
             watch.on_tokens(span.first_ns, gap_ns);
             for i in 1..u64::from(span.events) {

@@ -8,6 +8,9 @@ use crate::unit::UnitSummary;
 
 /// Spread over repeats from which advice is given.
 const HIGH_CV: f64 = 0.1;
+/// Spread over repeats (coefficient of variation) from which figures are of no use to those
+/// who ask for strictness.
+pub const UNUSABLE_CV: f64 = 0.2;
 /// Dispatch delay, as a share of the median TTFT, from which the client is the limit.
 const CLIENT_LIMITED_SHARE: f64 = 0.01;
 

@@ -23,7 +23,7 @@ mod trend;
 mod unit;
 mod window;
 
-pub use advice::{Advice, AdviceCode};
+pub use advice::{Advice, AdviceCode, UNUSABLE_CV};
 pub use bootstrap::{WithinUnit, block_length, mean_by_blocks};
 pub use goodput::{Goodput, Slo};
 pub use histogram::{HistogramError, LatencyHistogram, LatencySummary, P90_MIN_N, P99_MIN_N};

@@ -78,8 +78,9 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
         add(
             "other_programs",
             format!(
-                "other programs used {} of the CPU time of this machine; stop them and run again",
-                percent(share)
+                "other programs used {} of the CPU time of this machine{}; stop them and run again",
+                percent(share),
+                named(document)
             ),
         );
     }
@@ -101,6 +102,19 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
         );
     }
     list
+}
+
+/// Who they were, in brackets.
+fn named(document: &RunDocument) -> String {
+    let neighbours = &document.environment.neighbours;
+    let names: Vec<String> = neighbours
+        .iter()
+        .map(|n| format!("{} {:.0} s", n.name, n.cpu_s))
+        .collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", names.join(", ")),
+    }
 }
 
 /// Share of the usable CPU time since the first unit that others used.

@@ -165,7 +165,9 @@ pub(crate) fn start(
             } else {
                 MockTime::Real(clock)
             };
-            Ok(Box::new(MockBackend::new(mock.config(), time)))
+            // Simulated time begins where the run's clock did, at 0 unless it is resumed.
+            let mock = MockBackend::new(mock.config(), time).starting_at(clock.begun_ns());
+            Ok(Box::new(mock))
         }
     }
 }

@@ -22,6 +22,7 @@ mod price;
 mod probe;
 mod progress;
 mod recorder;
+mod resume;
 mod run;
 mod stop;
 mod threads;

@@ -9,14 +9,16 @@ use costmark_load::{
     ClosedLoop, OpenLoop, OpenLoopError, OpenWarmup, RecordingCost, RequestSource, Schedule,
     UnitRun, Warmup, calibrate_recording_with,
 };
-use costmark_metrics::{OpenLoad, RequestCounts, UnitInput, summarise, summarise_open};
+use costmark_metrics::{
+    OpenLoad, RequestCounts, UNUSABLE_CV, UnitInput, summarise, summarise_open,
+};
 use costmark_report::document::{
     BackendDocument, LevelDocument, Overhead, RunDocument, Tool, UnitCost, UnitDocument,
     WarmupDocument,
 };
 use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
 
-use crate::environment::Watch;
+use crate::environment::{Watch, no_energy};
 use crate::models::{Models, Served};
 use crate::plan::{Level, Load, Plan, Unit, WarmupPlan};
 use crate::price::Pricing;
@@ -31,6 +33,10 @@ pub(crate) struct Measurement<'a> {
     pub(crate) progress: Progress,
     pub(crate) folder: RunFolder,
     pub(crate) started_at: jiff::Timestamp,
+    /// What was measured before the run was resumed.
+    pub(crate) earlier: Option<RunDocument>,
+    /// Fail when repeats vary too much.
+    pub(crate) strict: bool,
 }
 
 /// Why no further unit is run.
@@ -46,7 +52,13 @@ impl Measurement<'_> {
         watch: &mut Watch,
     ) -> (RunDocument, RunFolder) {
         let recording = calibrate_recording_with(&mut Discard::default());
-        let mut document = self.begin(watch, &recording);
+        if let Some(earlier) = &self.earlier {
+            watch.continue_from(&earlier.environment);
+        }
+        let mut document = match self.earlier.take() {
+            Some(earlier) => earlier,
+            None => self.begin(watch, &recording),
+        };
         let ending = self.units(&mut document, models, first, watch);
         document.finished_at = Some(jiff::Timestamp::now().to_string());
         (document.status, document.failure) = match ending {
@@ -72,8 +84,11 @@ impl Measurement<'_> {
         let plan = self.plan;
         self.announce(document, &first, watch);
         self.folder.save(document).map_err(|e| failed(&e))?;
+        watch
+            .sample_into(&self.folder)
+            .map_err(|e| failed(&e.message()))?;
         let mut loaded = Some(first);
-        for unit in plan.units() {
+        for unit in plan.units().into_iter().skip(document.units.len()) {
             let level = &plan.levels[unit.level];
             let mut served = match loaded.take() {
                 Some(served) if served.model == level.model => served,
@@ -91,7 +106,8 @@ impl Measurement<'_> {
                 .map_err(|e| failed(&e))?;
             let roofline = watch.between().map_err(|e| failed(&e.message()))?;
             let work = served.backend.info().work;
-            let result = self.summarise(level, unit.repeat, &run, work.as_ref(), roofline);
+            let mut result = self.summarise(level, unit.repeat, &run, work.as_ref(), roofline);
+            watch.enter(&mut result, served.backend.simulates_time());
             self.progress.say(&told(plan, level, &result));
             document.units.push(result);
             self.update(document, watch);
@@ -100,7 +116,10 @@ impl Measurement<'_> {
                 return Err(failed(error));
             }
             if run.interrupted {
-                return Err((Status::Interrupted, "stopped by the user".into()));
+                let folder = self.folder.path().display();
+                let message =
+                    format!("stopped by the user; `costmark run --resume {folder}` goes on");
+                return Err((Status::Interrupted, message));
             }
             loaded = Some(served);
         }
@@ -111,6 +130,7 @@ impl Measurement<'_> {
     fn announce(&self, document: &mut RunDocument, served: &Served, watch: &Watch) {
         let plan = self.plan;
         let (id, info) = (plan.models[served.model].id(), served.backend.info());
+        document.backends.retain(|backend| backend.model_id != id);
         document.backends.push(BackendDocument::new(&id, info));
         document.notes = advice::notes(document, &self.pricing.choice);
         let Some((work, roofline)) = info.work.as_ref().zip(watch.roofline()) else {
@@ -224,6 +244,8 @@ impl Measurement<'_> {
             },
             summary,
             roofline,
+            machine: None,
+            energy: no_energy(),
             cost,
             cost_note,
         }
@@ -232,6 +254,7 @@ impl Measurement<'_> {
     /// Brings everything that follows from the units up to date.
     fn update(&self, document: &mut RunDocument, watch: &Watch) {
         document.environment = watch.document();
+        document.overhead.telemetry_core_share = watch.telemetry_core_share();
         document.levels = document
             .plan
             .levels
@@ -273,6 +296,21 @@ impl Measurement<'_> {
         if finished == 0 {
             return (Status::Failed, Some("no request was finished".into()));
         }
+        let unsteady = document.levels.iter().find(|level| {
+            let cv = level.summary.cv;
+            self.strict && cv.is_some_and(|cv| cv > UNUSABLE_CV)
+        });
+        if let Some(level) = unsteady {
+            let message = format!(
+                "--strict: throughput of level {} varies by {:.0} % between repeats (CV), more \
+                 than {:.0} %; raise --requests or --repeats and keep other programs off the \
+                 machine",
+                level.id,
+                100.0 * level.summary.cv.unwrap_or(0.0),
+                100.0 * UNUSABLE_CV
+            );
+            return (Status::Failed, Some(message));
+        }
         (Status::Complete, None)
     }
 
@@ -297,7 +335,9 @@ impl Measurement<'_> {
                 recording_ns_per_token_event: recording.ns_per_token_event,
                 timer_resolution_ns: recording.timer_resolution_ns,
                 timer_read_ns: recording.timer_read_ns,
+                telemetry_core_share: None,
             },
+            resumed: Vec::new(),
             units: Vec::new(),
             levels: Vec::new(),
             notes: Vec::new(),
@@ -315,7 +355,8 @@ fn per_slot(max_requests: NonZeroU32) -> Warmup {
     }
 }
 
-fn tool() -> Tool {
+/// This program.
+pub(crate) fn tool() -> Tool {
     Tool {
         name: "costmark".into(),
         version: build_info::VERSION.into(),

@@ -24,7 +24,8 @@ pub(crate) struct Earlier {
 impl Earlier {
     /// Reads the folder of a run that has units left to measure.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let mut document = read_document(path)?;
+        let mut document = read_document(path)
+            .map_err(|e| Failure::input(format!("--resume {}: {e}", path.display())))?;
         if document.status == Status::Complete {
             return Err(Failure::input(format!(
                 "--resume {}: this run is complete, nothing is left to measure",
@@ -40,8 +41,16 @@ impl Earlier {
         })
     }
 
-    /// What was typed then.
-    pub(crate) fn args(&self) -> Result<RunArgs> {
+    /// What was typed then, with the way of telling that is wanted now.
+    pub(crate) fn args(&self, now: &RunArgs) -> Result<RunArgs> {
+        Ok(RunArgs {
+            json: now.json,
+            quiet: now.quiet,
+            ..self.typed()?
+        })
+    }
+
+    fn typed(&self) -> Result<RunArgs> {
         let cannot = |why: &dyn std::fmt::Display| self.refuse(&format!("its command {why}"));
         let parsed = Cli::try_parse_from(&self.document.command)
             .map_err(|e| cannot(&format!("is not understood any more: {e}")))?;
@@ -183,6 +192,9 @@ mod tests {
         assert_eq!(told, "memory total_bytes was 8, is 16");
         now["memory"]["total_bytes"] = json!(8);
         now["cpu"]["model"] = json!("B");
-        assert_eq!(difference(&then, &now).unwrap(), "cpu model was \"A\", is \"B\"");
+        assert_eq!(
+            difference(&then, &now).unwrap(),
+            "cpu model was \"A\", is \"B\""
+        );
     }
 }

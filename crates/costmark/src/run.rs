@@ -9,11 +9,12 @@ use costmark_report::{RunFolder, Status, render_for};
 use crate::args::RunArgs;
 use crate::environment::Watch;
 use crate::failure::{Failure, Result};
-use crate::measure::Measurement;
+use crate::measure::{Measurement, tool};
 use crate::models::{Models, Served};
 use crate::plan::Plan;
 use crate::price::Pricing;
 use crate::progress::Progress;
+use crate::resume::Earlier;
 use crate::{output, stop, threads};
 
 /// Where run folders go when no place is named.
@@ -21,18 +22,34 @@ const RUNS: &str = "runs";
 
 /// Runs the command.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let earlier = args.resume.as_deref().map(Earlier::read).transpose()?;
+    let recorded = earlier.as_ref().map(|e| e.args(args)).transpose()?;
+    let args = recorded.as_ref().unwrap_or(args);
     let progress = Progress::new(args.quiet);
     let machine = Machine::detect();
     let usable = machine.cpu_limits.usable_threads;
     let plan = Plan::resolve(args, usable)?;
+    if let Some(earlier) = &earlier {
+        earlier.check(&plan, &machine, &tool())?;
+    }
     let pricing = Pricing::resolve(&args.price, usable)?;
     threads::limit_compute(plan.engine.threads);
     stop::install()?;
 
     // Told before minutes are spent on loading: a place that cannot be written.
     let started_at = jiff::Timestamp::now();
-    let folder = open_folder(args.output.as_deref(), &plan, started_at)?;
-    let prepared = match prepare(machine, &plan, progress) {
+    let begun_ns = earlier.as_ref().map_or(Ok(0), Earlier::end_ns)?;
+    let (folder, earlier) = match earlier {
+        Some(earlier) => earlier
+            .open()
+            .map(|(folder, document)| (folder, Some(document)))?,
+        None => (
+            open_folder(args.output.as_deref(), &plan, started_at)?,
+            None,
+        ),
+    };
+    let clock = MonotonicClock::start_at(begun_ns);
+    let prepared = match prepare(machine, &plan, clock, progress) {
         Ok(prepared) => prepared,
         Err(failure) => {
             folder.discard();
@@ -45,6 +62,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         progress,
         folder,
         started_at,
+        earlier,
+        strict: args.strict,
     };
     measure(args, measurement, prepared)
 }
@@ -57,8 +76,12 @@ struct Prepared<'a> {
     first: Served,
 }
 
-fn prepare(machine: Machine, plan: &Plan, progress: Progress) -> Result<Prepared<'_>> {
-    let clock = MonotonicClock::start();
+fn prepare(
+    machine: Machine,
+    plan: &Plan,
+    clock: MonotonicClock,
+    progress: Progress,
+) -> Result<Prepared<'_>> {
     let mut models = Models::open(plan, clock, progress)?;
     let first = models.start(0)?;
     let is_here = plan.engine.backend != BackendKind::Mock;

@@ -9,9 +9,10 @@ use costmark_core::{
 use costmark_econ::{CostModel, PriceBasis};
 use costmark_metrics::{UnitInput, summarise};
 use costmark_report::document::{
-    BackendDocument, Environment, LevelDocument, LevelId, LevelPlan, LoadDocument, ModelDocument,
-    Overhead, PeakReading, PlanDocument, PriceDocument, RateDocument, RunDocument, Status, Tool,
-    UnitCost, UnitDocument, UnitPlan, WarmupDocument, WorkloadDocument,
+    BackendDocument, EnergyDocument, Environment, LevelDocument, LevelId, LevelPlan, LoadDocument,
+    MachineDocument, ModelDocument, NeighbourDocument, Overhead, PeakReading, PlanDocument,
+    PriceDocument, RateDocument, Resumption, RunDocument, Status, Tool, UnitCost, UnitDocument,
+    UnitPlan, WarmupDocument, WorkloadDocument,
 };
 use costmark_report::{Phase, SCHEMA_VERSION, UnitTag, finding};
 

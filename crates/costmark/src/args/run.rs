@@ -51,6 +51,16 @@ pub(crate) struct RunArgs {
     /// [default: runs/<time>-<model>-<device>]
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
+    /// Go on with a run that ended early (a crash, Ctrl-C, a kill) in this folder, at the first
+    /// unit it did not finish. Takes the recorded command; refused when its plan, the machine
+    /// or this program has changed
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    #[arg(conflicts_with = "output")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Fail (exit code 1) when throughput varies by more than 20 % between the repeats of a
+    /// level; 10 % is always told
+    #[arg(long, help_heading = "Output")]
+    pub(crate) strict: bool,
     /// Print the whole result as JSON instead of the table
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
