@@ -87,7 +87,7 @@ fn recompute(place: &Place, folder: &str) {
         let (mut output, mut input, mut completed, mut in_flight) = (0u64, 0u64, 0u64, 0u64);
         for request in &requests {
             let times = instants(request);
-            for (i, &at) in times.iter().enumerate().filter(|t| inside(*t.1)) {
+            for (i, _) in times.iter().enumerate().filter(|t| inside(*t.1)) {
                 output += request["event_tokens"].get(i).map_or(1, ns);
                 input += if i == 0 {
                     ns(&request["input_tokens"])

@@ -84,7 +84,7 @@ fn assert_same(a: &Value, b: &Value) {
         }
         (Value::Number(x), Value::Number(y)) => {
             let (x, y) = (x.as_f64().unwrap(), y.as_f64().unwrap());
-            assert!((x - y).abs() <= 1e-13 * x.abs(), "{x} {y}");
+            assert!((x - y).abs() <= 1e-13 * x.abs().max(1.0), "{x} {y}");
         }
         _ => assert_eq!(a, b),
     }

@@ -93,7 +93,7 @@ fn collect(
                 open.entry(run.request).or_default().extend(run.span);
                 continue;
             }
-            Event::Step(_) => continue,
+            Event::Sent { .. } | Event::Step(_) => continue,
             Event::Finished {
                 request,
                 at_ns,

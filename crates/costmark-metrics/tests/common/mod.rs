@@ -13,6 +13,7 @@ pub(crate) const INPUT_TOKENS: u32 = 8;
 
 /// What a run left behind.
 pub(crate) struct Run {
+    #[allow(dead_code, reason = "not every test file has a closed loop")]
     pub(crate) concurrency: u32,
     pub(crate) start_ns: u64,
     pub(crate) end_ns: u64,
@@ -122,6 +123,7 @@ pub(crate) fn drive_open(config: MockConfig, due_ns: &[u64], output: u32) -> Run
 
 /// Keeps `concurrency` requests of `output` tokens in flight until `measured` of them have
 /// ended. Two further requests per slot come before the measured ones.
+#[allow(dead_code, reason = "not every test file has a closed loop")]
 pub(crate) fn drive(config: MockConfig, concurrency: u32, measured: u64, output: u32) -> Run {
     let mut looped = Loop {
         mock: MockBackend::new(config, MockTime::Virtual),
