@@ -405,7 +405,7 @@ impl Backend for MockBackend {
             if reached || until_ns.is_some_and(|until| due_ns > until) {
                 break;
             }
-            if !self.slots[slot as usize].is_some_and(|s| s.id == id) {
+            if self.slots[slot as usize].is_none_or(|s| s.id != id) {
                 self.due.pop(); // it was cancelled
                 continue;
             }
