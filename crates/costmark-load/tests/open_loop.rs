@@ -69,7 +69,7 @@ fn scheduled(run: &UnitRun) -> Vec<u64> {
 }
 
 fn user_ttft_s(record: &RequestRecord) -> f64 {
-    (record.token_ns.first().unwrap() - record.scheduled_ns) as f64 / 1e9
+    (record.token_ns.first().expect("a token") - record.scheduled_ns) as f64 / 1e9
 }
 
 #[test]
