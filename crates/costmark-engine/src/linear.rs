@@ -4,9 +4,9 @@
 //! in f32, whatever the weights are stored as. Faster products replace what is behind it
 //! and nothing else.
 //!
-//! On the CPU: [`packed`] lays the weights out for streaming, [`activations`] rounds what
-//! they are multiplied with, [`product`] shares the work out to threads, [`isa`] holds the
-//! kernels, [`portable`] says the same in plain Rust.
+//! On the CPU: `packed` lays the weights out for streaming, `activations` rounds what
+//! they are multiplied with, `product` shares the work out to threads, `isa` holds the
+//! kernels, `portable` says the same in plain Rust.
 
 mod activations;
 mod cpu;

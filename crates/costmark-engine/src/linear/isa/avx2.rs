@@ -1,7 +1,7 @@
 //! Products with AVX2, FMA and F16C.
 //!
 //! Lane `l` of every vector belongs to row `l` of the panel. A weight vector is loaded (and
-//! unpacked) once for up to [`BLOCK_ROWS`] rows of activations, each of which meets it as a
+//! unpacked) once for up to `BLOCK_ROWS` rows of activations, each of which meets it as a
 //! broadcast of four bytes or one float.
 
 mod floats;
