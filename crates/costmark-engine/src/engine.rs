@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::ops::cpu::{CpuOps, Values};
 use crate::ops::{AttentionShape, KvShape, Ops};
 use crate::options::{EngineOptions, Limits};
+use crate::request_check;
 use crate::sampler::Sampler;
 use crate::scheduler::{Chunk, Phase, Schedule, Scheduler};
 use crate::sequence::Sequence;
@@ -218,34 +219,15 @@ impl EngineCore {
         if self.requests.contains_key(&request.id) {
             return Err(format!("request id {} is already under way", request.id));
         }
-        if request.prompt.is_empty() {
-            return Err("the prompt is empty: give at least one token".into());
-        }
-        if request.max_tokens == 0 {
-            return Err("nothing to produce: ask for at least one output token".into());
-        }
-        let vocab = self.decoder.config().shape.vocab_size;
-        if let Some(id) = request.prompt.iter().find(|&&id| u64::from(id) >= vocab) {
-            return Err(format!(
-                "prompt token id {id} is outside the vocabulary of {vocab}: was the prompt \
-                 made with another model's tokenizer?"
-            ));
-        }
-        let (prompt, output) = (request.prompt.len() as u64, u64::from(request.max_tokens));
-        let limit = u64::from(self.limits.max_context);
-        if prompt + output > limit {
-            let held = u64::from(self.limits.kv_blocks) * u64::from(self.limits.block_size);
-            let way_out = if limit == held {
-                "shorten the request or raise --kv-budget, which holds no more"
-            } else {
-                "shorten the request"
-            };
-            return Err(format!(
-                "{prompt} prompt and {output} output tokens are longer than the context of \
-                 {limit}: {way_out}"
-            ));
-        }
-        Ok(())
+        let limits = &self.limits;
+        let held = u64::from(limits.kv_blocks) * u64::from(limits.block_size);
+        let way_out = if u64::from(limits.max_context) == held {
+            "shorten the request or raise --kv-budget, which holds no more"
+        } else {
+            "shorten the request"
+        };
+        let vocab_size = self.decoder.config().shape.vocab_size;
+        request_check::check(request, vocab_size, limits.max_context.into(), way_out)
     }
 
     fn batch(&self, schedule: &Schedule) -> StepBatch {

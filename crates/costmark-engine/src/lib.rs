@@ -23,6 +23,7 @@ pub mod lockstep;
 pub mod memory;
 pub mod ops;
 pub mod options;
+mod request_check;
 pub mod rope;
 pub mod sampler;
 pub mod scheduler;

@@ -12,6 +12,7 @@ use costmark_core::{
 use super::batch::{Batch, Sampled, Slot};
 use super::model::Model;
 use crate::error::Result;
+use crate::request_check;
 
 /// From the driver to the worker.
 pub(super) enum Command {
@@ -131,26 +132,12 @@ impl Worker {
     }
 
     fn check(&self, request: &Request) -> Result<(), String> {
-        if request.prompt.is_empty() || request.max_tokens == 0 {
-            return Err("a request needs at least one prompt token and one output token".into());
-        }
-        let vocab = self.model.shape.vocab_size;
-        if let Some(id) = request.prompt.iter().find(|&&id| u64::from(id) >= vocab) {
-            return Err(format!(
-                "prompt token {id} is outside the vocabulary of {vocab} tokens"
-            ));
-        }
-        let tokens = request.prompt.len() as u64 + u64::from(request.max_tokens);
-        if tokens > self.max_context {
-            return Err(format!(
-                "prompt ({}) and output ({}) together exceed the context of {} tokens: shorten \
-                 them or raise --max-context if the model allows more",
-                request.prompt.len(),
-                request.max_tokens,
-                self.max_context
-            ));
-        }
-        Ok(())
+        request_check::check(
+            request,
+            self.model.shape.vocab_size,
+            self.max_context,
+            "shorten the request, or raise --max-context if the model allows more",
+        )
     }
 
     fn step(&mut self, batch: &mut Batch) -> Result<()> {

@@ -69,6 +69,22 @@ pub(super) fn phi3(raw: &mut Map<String, Value>, max_context: Option<u32>) -> Re
     })
 }
 
+/// The two generations' configurations are different types with the same fields.
+macro_rules! gemma_sizes {
+    ($config:expr) => {
+        Sizes {
+            vocab: $config.vocab_size,
+            hidden: $config.hidden_size,
+            intermediate: $config.intermediate_size,
+            layers: $config.num_hidden_layers,
+            heads: $config.num_attention_heads,
+            kv_heads: $config.num_key_value_heads,
+            head_dim: $config.head_dim,
+            max_context: $config.max_position_embeddings,
+        }
+    };
+}
+
 pub(super) fn gemma2(
     raw: &mut Map<String, Value>,
     max_context: Option<u32>,
@@ -95,17 +111,7 @@ pub(super) fn gemma2(
         ));
     }
     scale_note(config.query_pre_attn_scalar, config.head_dim, &mut notes);
-    let shape = Sizes {
-        vocab: config.vocab_size,
-        hidden: config.hidden_size,
-        intermediate: config.intermediate_size,
-        layers: config.num_hidden_layers,
-        heads: config.num_attention_heads,
-        kv_heads: config.num_key_value_heads,
-        head_dim: config.head_dim,
-        max_context: config.max_position_embeddings,
-    }
-    .shape(true, false);
+    let shape = gemma_sizes!(config).shape(true, false);
     Ok(Spec {
         arch: Arch::Gemma2(config),
         extra_params: 2 * shape.num_layers * shape.hidden_size,
@@ -171,17 +177,7 @@ pub(super) fn gemma3(
         ));
     }
     scale_note(config.query_pre_attn_scalar, config.head_dim, &mut notes);
-    let shape = Sizes {
-        vocab: config.vocab_size,
-        hidden: config.hidden_size,
-        intermediate: config.intermediate_size,
-        layers: config.num_hidden_layers,
-        heads: config.num_attention_heads,
-        kv_heads: config.num_key_value_heads,
-        head_dim: config.head_dim,
-        max_context: config.max_position_embeddings,
-    }
-    .shape(true, true);
+    let shape = gemma_sizes!(config).shape(true, true);
     Ok(Spec {
         arch: Arch::Gemma3(config),
         extra_params: 2 * shape.num_layers * shape.hidden_size,
