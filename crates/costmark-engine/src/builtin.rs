@@ -69,10 +69,10 @@ pub fn closest(name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// Parameter counts as the model cards or the hub's safetensors metadata give them.
+    /// Parameter counts as the hub's safetensors metadata give them, a tied embedding counted
+    /// once.
     #[test]
     fn parameter_counts_are_the_published_ones() {
-        // Entered from memory; to be confirmed against the model cards.
         let published: [(&str, u64); 18] = [
             ("llama-3.2-1b", 1_235_814_400),
             ("llama-3.2-3b", 3_212_749_824),
@@ -101,6 +101,74 @@ mod tests {
             assert_eq!(config.shape.params(), params, "{name}");
             assert_eq!(config.sliding_window, None, "{name}");
             assert_eq!(config.name, name);
+        }
+    }
+
+    /// Hidden size, MLP, layers, query heads, KV heads, vocabulary, context, epsilon of the
+    /// norms and rotary base, read off published copies of each model's `config.json`.
+    #[test]
+    fn shapes_are_the_published_ones() {
+        type Published = (u64, u64, u64, u64, u64, u64, u64, f64, f64);
+        let published: [(&str, Published); 10] = [
+            (
+                "llama-3.1-8b",
+                (4096, 14336, 32, 32, 8, 128_256, 131_072, 1e-5, 5e5),
+            ),
+            (
+                "llama-3.2-3b",
+                (3072, 8192, 28, 24, 8, 128_256, 131_072, 1e-5, 5e5),
+            ),
+            (
+                "qwen2.5-3b",
+                (2048, 11008, 36, 16, 2, 151_936, 32_768, 1e-6, 1e6),
+            ),
+            (
+                "qwen2.5-7b",
+                (3584, 18944, 28, 28, 4, 152_064, 131_072, 1e-6, 1e6),
+            ),
+            (
+                "qwen2.5-14b",
+                (5120, 13824, 48, 40, 8, 152_064, 131_072, 1e-5, 1e6),
+            ),
+            (
+                "qwen2.5-32b",
+                (5120, 27648, 64, 40, 8, 152_064, 131_072, 1e-5, 1e6),
+            ),
+            (
+                "qwen3-4b",
+                (2560, 9728, 36, 32, 8, 151_936, 40_960, 1e-6, 1e6),
+            ),
+            (
+                "qwen3-8b",
+                (4096, 12288, 36, 32, 8, 151_936, 40_960, 1e-6, 1e6),
+            ),
+            (
+                "qwen3-14b",
+                (5120, 17408, 40, 40, 8, 151_936, 40_960, 1e-6, 1e6),
+            ),
+            (
+                "qwen3-32b",
+                (5120, 25600, 64, 64, 8, 151_936, 40_960, 1e-6, 1e6),
+            ),
+        ];
+        for (name, published) in published {
+            let config = find(name).unwrap().unwrap();
+            let s = config.shape;
+            let ours = (
+                s.hidden_size,
+                s.intermediate_size,
+                s.num_layers,
+                s.num_heads,
+                s.num_kv_heads,
+                s.vocab_size,
+                s.max_context,
+                config.rms_norm_eps,
+                config.rope.theta,
+            );
+            assert_eq!(ours, published, "{name}");
+            assert_eq!(s.head_dim, 128, "{name}");
+            assert_eq!(s.qkv_bias, name.starts_with("qwen2.5"), "{name}");
+            assert_eq!(s.qk_norm, name.starts_with("qwen3"), "{name}");
         }
     }
 

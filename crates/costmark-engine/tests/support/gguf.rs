@@ -12,7 +12,6 @@ use rand_chacha::ChaCha8Rng;
 /// One super-block of the formats with 256 weights a block.
 pub(crate) const HIDDEN: usize = 256;
 pub(crate) const VOCAB: usize = 96;
-const LAYERS: usize = 1;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const HEAD_DIM: usize = 64;
@@ -32,6 +31,11 @@ fn random(rng: &mut ChaCha8Rng, dims: &[usize], scale: f32) -> Tensor {
 /// Writes a random model of architecture `llama`, `qwen2` or `qwen3`. Rows of a `llama`
 /// file are taken as interleaved, as the format has them; random rows are as good either way.
 pub(crate) fn write(path: &Path, arch: &str, mix: Mix, tied: bool) {
+    write_layers(path, arch, mix, tied, 1);
+}
+
+/// As [`write`], of so many layers.
+pub(crate) fn write_layers(path: &Path, arch: &str, mix: Mix, tied: bool, layers: usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut tensors = Vec::new();
     let mut add = |name: String, dims: &[usize], rng: &mut ChaCha8Rng| {
@@ -51,7 +55,7 @@ pub(crate) fn write(path: &Path, arch: &str, mix: Mix, tied: bool) {
     if !tied {
         add("output.weight".into(), &[VOCAB, HIDDEN], &mut rng);
     }
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         let matrices = [
             ("attn_q", q, HIDDEN),
             ("attn_k", kv, HIDDEN),
@@ -90,7 +94,7 @@ pub(crate) fn write(path: &Path, arch: &str, mix: Mix, tied: bool) {
         ("tokenizer.ggml.eos_token_id".to_string(), Value::U32(2)),
     ];
     for (key, value) in [
-        ("block_count", number(LAYERS)),
+        ("block_count", number(layers)),
         ("context_length", number(256)),
         ("embedding_length", number(HIDDEN)),
         ("feed_forward_length", number(2 * HIDDEN)),
