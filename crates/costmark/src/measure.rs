@@ -19,12 +19,13 @@ use costmark_report::document::{
 use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
 
 use crate::environment::{Watch, no_energy};
+use crate::estimate::Left;
 use crate::models::{Models, Served};
 use crate::plan::{Level, Load, Plan, Unit, WarmupPlan};
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::recorder::{Discard, LineRecorder};
-use crate::{advice, build_info, estimate, stop, units};
+use crate::{advice, build_info, stop, units};
 
 /// A measurement about to run.
 pub(crate) struct Measurement<'a> {
@@ -37,6 +38,8 @@ pub(crate) struct Measurement<'a> {
     pub(crate) earlier: Option<RunDocument>,
     /// Fail when repeats vary too much.
     pub(crate) strict: bool,
+    /// How long the model in memory will take, where that can be estimated.
+    pub(crate) left: Option<Left>,
 }
 
 /// Why no further unit is run.
@@ -77,12 +80,12 @@ impl Measurement<'_> {
         &mut self,
         document: &mut RunDocument,
         models: &mut Models<'_>,
-        first: Served,
+        mut first: Served,
         watch: &mut Watch,
     ) -> Result<(), Ending> {
         let failed = |error: &dyn std::fmt::Display| (Status::Failed, error.to_string());
         let plan = self.plan;
-        self.announce(document, &first, watch);
+        self.announce(document, &mut first, watch);
         self.folder.save(document).map_err(|e| failed(&e))?;
         watch
             .sample_into(&self.folder)
@@ -94,13 +97,14 @@ impl Measurement<'_> {
                 Some(served) if served.model == level.model => served,
                 before => {
                     drop(before);
-                    let served = models
+                    let mut served = models
                         .start(level.model)
                         .map_err(|e| failed(&e.message()))?;
-                    self.announce(document, &served, watch);
+                    self.announce(document, &mut served, watch);
                     served
                 }
             };
+            let begun = std::time::Instant::now();
             let run = self
                 .unit(unit, level, &mut served)
                 .map_err(|e| failed(&e))?;
@@ -109,6 +113,9 @@ impl Measurement<'_> {
             let mut result = self.summarise(level, unit.repeat, &run, work.as_ref(), roofline);
             watch.enter(&mut result, served.backend.simulates_time());
             self.progress.say(&told(plan, level, &result));
+            if let Some(left) = &mut self.left {
+                left.unit_ended(unit.level, begun.elapsed().as_secs_f64());
+            }
             document.units.push(result);
             self.update(document, watch);
             self.folder.save(document).map_err(|e| failed(&e))?;
@@ -127,24 +134,40 @@ impl Measurement<'_> {
     }
 
     /// A model is loaded: enters it into the document and says what will be measured.
-    fn announce(&self, document: &mut RunDocument, served: &Served, watch: &Watch) {
+    fn announce(&mut self, document: &mut RunDocument, served: &mut Served, watch: &Watch) {
         let plan = self.plan;
         let (id, info) = (plan.models[served.model].id(), served.backend.info());
         document.backends.retain(|backend| backend.model_id != id);
         document.backends.push(BackendDocument::new(&id, info));
         document.notes = advice::notes(document, &self.pricing.choice);
-        let Some((work, roofline)) = info.work.as_ref().zip(watch.roofline()) else {
-            return;
-        };
-        let seconds = estimate::seconds(plan, served.model, work, &roofline);
+        let known = info.work.zip(watch.roofline());
+        self.left = known.map(|(work, roofline)| {
+            let _stage = self.progress.stage("Trying one request");
+            Left::estimate(
+                plan,
+                served.model,
+                served.backend.as_mut(),
+                &work,
+                &roofline,
+            )
+        });
+        let Some(left) = &mut self.left else { return };
+        // Units of a run that is taken up again.
+        for unit in &document.units {
+            let place = plan.levels.iter().position(|level| level.id == unit.level);
+            if let Some(place) = place {
+                left.unit_ended(place, (unit.end_ns - unit.start_ns) as f64 / 1e9);
+            }
+        }
         let times = match plan.repeats {
             1 => "once".to_string(),
             n => format!("{n} times"),
         };
         self.progress.say(&format!(
-            "Measuring {times} at {}; this will take about {} (an estimate)",
+            "Measuring {times} at {}; this will take about {} (by one request; corrected as units \
+             end)",
             plan.levels_in_words(served.model),
-            units::human_seconds(seconds)
+            units::human_seconds(left.seconds())
         ));
     }
 
@@ -154,7 +177,11 @@ impl Measurement<'_> {
         level: &Level,
         served: &mut Served,
     ) -> Result<UnitRun, OpenLoopError> {
-        let label = label(self.plan, level, unit.repeat);
+        let mut label = label(self.plan, level, unit.repeat);
+        if let Some(left) = &self.left {
+            let left = units::human_seconds(left.seconds());
+            label = format!("{label} (about {left} left)");
+        }
         let stage = self.progress.stage(&label);
         let mut recorder = LineRecorder {
             folder: &mut self.folder,

@@ -64,6 +64,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         started_at,
         earlier,
         strict: args.strict,
+        left: None,
     };
     measure(args, measurement, prepared)
 }

@@ -59,7 +59,7 @@ pub(crate) struct LoadArgs {
     pub(crate) seed: Option<u64>,
     /// Most warm-up requests per concurrent request, fewer when step times settle before; or a
     /// time such as 30s, which is better close to an open loop's capacity, where queues settle
-    /// late. 0: measure from the first request on [default: 3]
+    /// late. 0: measure from the first request on [default: 1]
     #[arg(long, value_name = "N|TIME", value_parser = units::warmup)]
     pub(crate) warmup: Option<WarmupArg>,
 }

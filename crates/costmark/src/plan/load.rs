@@ -16,7 +16,7 @@ const FEWEST_REQUESTS: u64 = 8;
 /// Measured requests of other loads: enough to tell whether a backend keeps up.
 const OPEN_REQUESTS: u64 = 100;
 /// Most warm-up requests per request in flight.
-const DEFAULT_WARMUP: u32 = 3;
+const DEFAULT_WARMUP: u32 = 1;
 /// Times each level is measured.
 pub(crate) const DEFAULT_REPEATS: u32 = 3;
 
