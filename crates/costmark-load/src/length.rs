@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use rand::{Rng, RngExt};
 use rand_distr::{Distribution, StandardNormal};
-use serde::{Deserialize, Serialize};
 
 /// Standard deviations after which a normal length, or the logarithm of a lognormal one, is
 /// clamped. It bounds the longest request, so that it can be checked against a model's
@@ -16,9 +16,11 @@ const NORMAL_CLAMP_SD: u32 = 3;
 ///
 /// Written as `128`, `64..256` (both ends included), `normal:128,32` or `lognormal:128,96`
 /// (mean and standard deviation of the length; rounded to whole tokens, clamped to three
-/// deviations, a lognormal's in the logarithm, and to at least 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "NumberOrText")]
+/// deviations, a lognormal's in the logarithm, and to at least 1), or
+/// `quantiles:0=2,50=1020,100=14050` (percent=length, straight lines between them).
+/// [`Observed`](Self::Observed) lengths come from files and have no written form: they show
+/// as `observed:N`, which is not read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LengthDistribution {
     /// Always this many.
     Fixed(u32),
@@ -43,13 +45,22 @@ pub enum LengthDistribution {
         /// Standard deviation before clamping.
         sd: u32,
     },
+    /// `(probability in millionths, length)`, both ascending, from 0 to a million: the
+    /// quantile function is straight between these points.
+    Quantiles(Arc<[(u32, u32)]>),
+    /// One of these lengths, ascending, each as likely as any other. Not empty.
+    Observed(Arc<[u32]>),
 }
+
+/// A probability of 1, in the unit of [`LengthDistribution::Quantiles`].
+const WHOLE: u32 = 1_000_000;
 
 /// A length that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "length `{text}`: {reason}; use a number (`128`), a range with both ends included \
-     (`64..256`), `normal:MEAN,SD` (`normal:128,32`) or `lognormal:MEAN,SD`"
+     (`64..256`), `normal:MEAN,SD` (`normal:128,32`), `lognormal:MEAN,SD` or \
+     `quantiles:PERCENT=LENGTH,…` from 0 to 100"
 )]
 pub struct LengthError {
     text: String,
@@ -59,10 +70,11 @@ pub struct LengthError {
 impl LengthDistribution {
     /// Draws a length.
     pub fn sample(&self, rng: &mut impl Rng) -> u32 {
-        match *self {
-            Self::Fixed(tokens) => tokens,
-            Self::Uniform { low, high } => rng.random_range(low..=high),
-            Self::Normal { .. } | Self::LogNormal { .. } => {
+        match self {
+            Self::Fixed(tokens) => *tokens,
+            Self::Uniform { low, high } => rng.random_range(*low..=*high),
+            Self::Observed(all) => all[rng.random_range(0..all.len())],
+            Self::Normal { .. } | Self::LogNormal { .. } | Self::Quantiles(_) => {
                 self.at_normal(StandardNormal.sample(rng))
             }
         }
@@ -72,14 +84,19 @@ impl LengthDistribution {
     /// Correlated numbers so give correlated lengths (a Gaussian copula).
     #[must_use]
     pub fn at_normal(&self, z: f64) -> u32 {
-        let drawn = match *self {
-            Self::Fixed(tokens) => return tokens,
-            Self::Uniform { low, high } => {
+        let drawn = match self {
+            Self::Fixed(tokens) => return *tokens,
+            Self::Observed(all) => {
+                let rank = (normal_cdf(z) * all.len() as f64) as usize;
+                return all[rank.min(all.len() - 1)];
+            }
+            Self::Quantiles(points) => quantile(points, normal_cdf(z)),
+            &Self::Uniform { low, high } => {
                 let steps = (f64::from(high - low) + 1.0) * normal_cdf(z);
                 f64::from(low) + steps.floor()
             }
-            Self::Normal { mean, sd } => f64::from(mean) + f64::from(sd) * z,
-            Self::LogNormal { mean, sd } => {
+            &Self::Normal { mean, sd } => f64::from(mean) + f64::from(sd) * z,
+            &Self::LogNormal { mean, sd } => {
                 let (mu, sigma) = log_parameters(mean, sd);
                 (mu + sigma * z).exp()
             }
@@ -91,13 +108,15 @@ impl LengthDistribution {
     /// The shortest length that can be drawn.
     #[must_use]
     pub fn shortest(&self) -> u32 {
-        match *self {
-            Self::Fixed(tokens) => tokens,
-            Self::Uniform { low, .. } => low,
-            Self::Normal { mean, sd } => mean
+        match self {
+            Self::Fixed(tokens) => *tokens,
+            Self::Quantiles(points) => points.first().map_or(1, |p| p.1),
+            Self::Observed(all) => all.first().copied().unwrap_or(1),
+            Self::Uniform { low, .. } => *low,
+            &Self::Normal { mean, sd } => mean
                 .saturating_sub(sd.saturating_mul(NORMAL_CLAMP_SD))
                 .max(1),
-            Self::LogNormal { mean, sd } => {
+            &Self::LogNormal { mean, sd } => {
                 let (mu, sigma) = log_parameters(mean, sd);
                 ((mu - f64::from(NORMAL_CLAMP_SD) * sigma).exp().round() as u32).max(1)
             }
@@ -107,11 +126,13 @@ impl LengthDistribution {
     /// The longest length that can be drawn.
     #[must_use]
     pub fn longest(&self) -> u32 {
-        match *self {
-            Self::Fixed(tokens) => tokens,
-            Self::Uniform { high, .. } => high,
-            Self::Normal { mean, sd } => mean.saturating_add(sd.saturating_mul(NORMAL_CLAMP_SD)),
-            Self::LogNormal { mean, sd } => {
+        match self {
+            Self::Fixed(tokens) => *tokens,
+            Self::Quantiles(points) => points.last().map_or(1, |p| p.1),
+            Self::Observed(all) => all.last().copied().unwrap_or(1),
+            Self::Uniform { high, .. } => *high,
+            &Self::Normal { mean, sd } => mean.saturating_add(sd.saturating_mul(NORMAL_CLAMP_SD)),
+            &Self::LogNormal { mean, sd } => {
                 let (mu, sigma) = log_parameters(mean, sd);
                 ((mu + f64::from(NORMAL_CLAMP_SD) * sigma).exp().round() as u32).max(1)
             }
@@ -121,12 +142,37 @@ impl LengthDistribution {
     /// The mean length (of a normal or lognormal: before clamping), for estimates of how long a run takes.
     #[must_use]
     pub fn mean(&self) -> f64 {
-        match *self {
-            Self::Fixed(tokens) => f64::from(tokens),
-            Self::Uniform { low, high } => f64::midpoint(f64::from(low), f64::from(high)),
-            Self::Normal { mean, .. } | Self::LogNormal { mean, .. } => f64::from(mean),
+        match self {
+            Self::Fixed(tokens) => f64::from(*tokens),
+            Self::Uniform { low, high } => f64::midpoint(f64::from(*low), f64::from(*high)),
+            Self::Normal { mean, .. } | Self::LogNormal { mean, .. } => f64::from(*mean),
+            Self::Quantiles(points) => points
+                .windows(2)
+                .map(|pair| {
+                    let share = f64::from(pair[1].0 - pair[0].0) / f64::from(WHOLE);
+                    share * f64::midpoint(f64::from(pair[0].1), f64::from(pair[1].1))
+                })
+                .sum(),
+            Self::Observed(all) => {
+                all.iter().map(|&n| f64::from(n)).sum::<f64>() / all.len().max(1) as f64
+            }
         }
     }
+}
+
+/// The length at probability `p`, on the straight line between the points around it.
+fn quantile(points: &[(u32, u32)], p: f64) -> f64 {
+    let p = p * f64::from(WHOLE);
+    let above = points.partition_point(|point| f64::from(point.0) < p);
+    let Some(&(p1, y1)) = points.get(above) else {
+        return points.last().map_or(1.0, |point| f64::from(point.1));
+    };
+    let (p0, y0) = match above {
+        0 => return f64::from(y1),
+        _ => points[above - 1],
+    };
+    let share = (p - f64::from(p0)) / f64::from(p1 - p0);
+    f64::from(y0) + share * (f64::from(y1) - f64::from(y0))
 }
 
 /// Mean and standard deviation of the logarithm of a lognormal quantity, from its own:
@@ -149,6 +195,19 @@ impl fmt::Display for LengthDistribution {
             Self::Uniform { low, high } => write!(f, "{low}..{high}"),
             Self::Normal { mean, sd } => write!(f, "normal:{mean},{sd}"),
             Self::LogNormal { mean, sd } => write!(f, "lognormal:{mean},{sd}"),
+            Self::Quantiles(points) => {
+                write!(f, "quantiles:")?;
+                for (i, (p, tokens)) in points.iter().enumerate() {
+                    let comma = if i > 0 { "," } else { "" };
+                    write!(
+                        f,
+                        "{comma}{}={tokens}",
+                        f64::from(*p) / f64::from(WHOLE / 100)
+                    )?;
+                }
+                Ok(())
+            }
+            Self::Observed(all) => write!(f, "observed:{}", all.len()),
         }
     }
 }
@@ -180,6 +239,9 @@ impl FromStr for LengthDistribution {
                 _ => Self::LogNormal { mean, sd },
             });
         }
+        if let Some(points) = text.trim().strip_prefix("quantiles:") {
+            return quantiles(points).map_err(error);
+        }
         if let Some((low, high)) = text.split_once("..") {
             // `64..=256` means what it says here too.
             let high = high.strip_prefix('=').unwrap_or(high);
@@ -193,28 +255,38 @@ impl FromStr for LengthDistribution {
     }
 }
 
-impl From<LengthDistribution> for String {
-    fn from(length: LengthDistribution) -> Self {
-        length.to_string()
-    }
-}
-
-/// In a plan file a fixed length may be a plain number.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(u32),
-    Text(String),
-}
-
-impl TryFrom<NumberOrText> for LengthDistribution {
-    type Error = LengthError;
-
-    fn try_from(value: NumberOrText) -> Result<Self, Self::Error> {
-        match value {
-            NumberOrText::Number(tokens) => tokens.to_string().parse(),
-            NumberOrText::Text(text) => text.parse(),
+/// `0=2,50=1020,99.9=9000,100=14050`.
+fn quantiles(text: &str) -> Result<LengthDistribution, String> {
+    let mut points: Vec<(u32, u32)> = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (percent, tokens) = part
+            .split_once('=')
+            .ok_or_else(|| format!("`{part}` is not PERCENT=LENGTH"))?;
+        let p: f64 = percent
+            .trim()
+            .parse()
+            .ok()
+            .filter(|p| (0.0..=100.0).contains(p))
+            .ok_or_else(|| format!("`{percent}` is not a percentage"))?;
+        let tokens: u32 = tokens
+            .trim()
+            .parse()
+            .ok()
+            .filter(|&tokens| tokens > 0)
+            .ok_or_else(|| format!("`{tokens}` is not a whole number of tokens above 0"))?;
+        let p = (p * f64::from(WHOLE / 100)).round() as u32;
+        if let Some(&(before, shorter)) = points.last()
+            && (p <= before || tokens < shorter)
+        {
+            return Err(format!(
+                "`{part}` does not come after the point in front of it"
+            ));
         }
+        points.push((p, tokens));
+    }
+    match (points.first(), points.last()) {
+        (Some((0, _)), Some((WHOLE, _))) => Ok(LengthDistribution::Quantiles(points.into())),
+        _ => Err("quantiles begin at 0 (the shortest) and end at 100 (the longest)".into()),
     }
 }
 
@@ -291,6 +363,11 @@ mod tests {
             ("normal:128,x", "`x` is not"),
             ("lognormal:128", "standard deviation is missing"),
             ("poisson:1,2", "`poisson:1,2` is not"),
+            ("quantiles:0=1,50=9", "end at 100"),
+            ("quantiles:0=5,100=3", "does not come after"),
+            ("quantiles:0=0,100=3", "above 0"),
+            ("quantiles:0=1,101=3", "`101` is not a percentage"),
+            ("quantiles:9", "PERCENT=LENGTH"),
         ] {
             let message = text.parse::<LengthDistribution>().unwrap_err().to_string();
             assert!(message.contains(reason), "{text}: {message}");
@@ -303,15 +380,33 @@ mod tests {
     }
 
     #[test]
-    fn plans_may_hold_numbers_or_text() {
-        let read = |json: &str| serde_json::from_str::<LengthDistribution>(json);
-        assert_eq!(read("128").unwrap(), LengthDistribution::Fixed(128));
-        assert_eq!(
-            read("\"normal:9,2\"").unwrap(),
-            LengthDistribution::Normal { mean: 9, sd: 2 }
-        );
-        assert!(read("0").is_err());
-        let text = serde_json::to_string(&LengthDistribution::Fixed(128)).unwrap();
-        assert_eq!(text, "\"128\"");
+    fn quantiles_are_met_and_straight_between() {
+        let text = "quantiles:0=10,50=20,90=100,100=1000";
+        let length: LengthDistribution = text.parse().unwrap();
+        assert_eq!(length.to_string(), text);
+        assert_eq!((length.shortest(), length.longest()), (10, 1000));
+        // 0.5 × 15 + 0.4 × 60 + 0.1 × 550
+        assert!((length.mean() - 86.5).abs() < 1e-9);
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut draws: Vec<u32> = (0..20_000).map(|_| length.sample(&mut rng)).collect();
+        draws.sort_unstable();
+        // Six standard errors of a quantile's probability, on the slope there.
+        for (share, expected, tolerance) in [(0.25, 15.0, 1.0), (0.5, 20.0, 1.5), (0.9, 100.0, 9.0)]
+        {
+            let found = f64::from(draws[(share * 20_000.0) as usize]);
+            assert!((found - expected).abs() <= tolerance, "{share}: {found}");
+        }
+        let mean = draws.iter().map(|&d| f64::from(d)).sum::<f64>() / 20_000.0;
+        assert!((mean / 86.5 - 1.0).abs() < 0.06, "{mean}");
+    }
+
+    #[test]
+    fn observed_lengths_are_drawn_equally_often() {
+        let length = LengthDistribution::Observed([3, 5, 9].into());
+        assert_eq!([-2.0, 0.0, 2.0].map(|z| length.at_normal(z)), [3, 5, 9]);
+        assert_eq!((length.shortest(), length.longest()), (3, 9));
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let count = (0..3_000).filter(|_| length.sample(&mut rng) == 5).count();
+        assert!(count.abs_diff(1_000) < 160, "{count}");
     }
 }

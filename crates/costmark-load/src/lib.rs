@@ -20,6 +20,7 @@ mod driver;
 mod in_flight;
 mod length;
 mod mix;
+mod observed;
 mod open_loop;
 mod phases;
 mod process;
@@ -39,6 +40,7 @@ pub use calibrate::{RecordingCost, calibrate_recording, calibrate_recording_with
 pub use closed_loop::{ClosedLoop, DEFAULT_MAX_CONSECUTIVE_FAILURES, DEFAULT_STALL_TIMEOUT_NS};
 pub use length::{LengthDistribution, LengthError};
 pub use mix::{LengthPairs, MixedWorkload};
+pub use observed::ObservedLengths;
 pub use open_loop::{OpenLoop, OpenLoopError, OpenWarmup};
 pub use process::{ArrivalProcess, ArrivalsError};
 pub use recorder::{NullRecorder, Progress, Recorder};

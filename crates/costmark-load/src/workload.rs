@@ -3,7 +3,6 @@
 use costmark_core::{Request, RequestId, Sampling};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
 use crate::length::LengthDistribution;
 use crate::streams::{own_sampling, stream};
@@ -21,7 +20,7 @@ const IDS_PER_UNIT: u64 = 10 * IDS_PER_PHASE;
 /// ids follow from `(seed, unit, phase, index)`, so that no unit finds the prompts of an
 /// earlier one in a prefix cache. Random ids also keep prompts of one unit from sharing
 /// a prefix by accident.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
     /// Prompt tokens per request.
     pub input: LengthDistribution,

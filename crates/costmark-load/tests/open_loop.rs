@@ -293,7 +293,7 @@ fn assert_queue_theory(rate: f64, output: LengthDistribution, mean_s: f64, squar
             let mut mock = MockBackend::new(single_server(10 * MS, 10 * MS), MockTime::Virtual);
             let source = Workload {
                 seed: unit.into(),
-                ..workload(output)
+                ..workload(output.clone())
             };
             let run = plan
                 .run(

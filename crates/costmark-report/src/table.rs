@@ -44,6 +44,9 @@ pub fn render_for(run: &RunDocument, columns: u16) -> String {
             text.paragraph("Cost      ", &attribution(level, run));
         }
     }
+    for line in run.levels.iter().filter_map(|level| goodput(level, run)) {
+        text.paragraph("Goodput   ", &line);
+    }
     text.paragraph("Machine   ", &machine(run));
     text.paragraph("Price     ", &price(run));
     text.paragraph("Harness   ", &harness(run));
@@ -106,10 +109,22 @@ fn headline(run: &RunDocument) -> String {
                 1 => String::new(),
                 _ => format!("{}: ", workload.id),
             };
-            format!(
-                "{name}{} input and {} output tokens per request",
-                workload.input_len, workload.output_len
-            )
+            if let Some(trace) = &workload.trace {
+                return format!("{name}{} requests of {}", trace.requests, trace.file);
+            }
+            if plan.workloads.len() == 1 && workload.source.is_none()
+                || workload.input_len.len() < 20
+            {
+                let prefix = match workload.shared_prefix_tokens {
+                    0 => String::new(),
+                    n => format!(", {n} of the input shared"),
+                };
+                return format!(
+                    "{name}{} input and {} output tokens per request{prefix}",
+                    workload.input_len, workload.output_len
+                );
+            }
+            format!("{} requests", workload.id)
         })
         .collect();
     format!("{}: {}, {repeats}", models.join("; "), workloads.join("; "))
@@ -156,6 +171,32 @@ fn footnote(levels: &[LevelDocument]) -> String {
         );
     }
     parts.join(" ")
+}
+
+/// What met the limits, where there are any.
+fn goodput(level: &LevelDocument, run: &RunDocument) -> Option<String> {
+    let slo = run.plan.slo?;
+    let summary = &level.summary;
+    let (requests, tokens) = summary
+        .goodput_requests_per_s
+        .zip(summary.goodput_output_tok_per_s)?;
+    let limits: Vec<String> = [
+        ("TTFT", slo.ttft_ms),
+        ("mean ITL", slo.tpot_ms),
+        ("E2E", slo.e2e_ms),
+    ]
+    .iter()
+    .filter_map(|(name, ms)| Some(format!("{name} up to {} ms", short((*ms)?))))
+    .collect();
+    Some(format!(
+        "at {}: {} of {} requests/s and {} of {} output tok/s met {}",
+        names::in_words(level, &run.plan),
+        short(requests.value),
+        short(summary.requests_per_s.value),
+        short(tokens.value),
+        short(summary.output_tok_per_s.value),
+        limits.join(", ")
+    ))
 }
 
 fn attribution(level: &LevelDocument, run: &RunDocument) -> String {

@@ -6,6 +6,7 @@
 mod load;
 mod mock;
 mod run;
+mod workload;
 
 use std::path::PathBuf;
 
@@ -14,8 +15,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use load::{LoadArgs, WarmupArg};
 pub(crate) use mock::MockArg;
 pub(crate) use run::RunArgs;
+pub(crate) use workload::{LengthArg, TraceWindow, WorkloadArgs, trace_window};
 
+use crate::trace_info::TraceInfoArgs;
 use crate::units::{self, Bytes};
+use crate::workloads::WorkloadsArgs;
 
 /// What does a million tokens cost on this hardware, and what margin is left?
 ///
@@ -48,6 +52,11 @@ pub(crate) enum Command {
     /// Facts about a model, without running it
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Workloads that can be asked for by name, and where their lengths come from
+    Workloads(WorkloadsArgs),
+    /// Recorded loads
+    #[command(subcommand)]
+    Trace(TraceCommand),
     /// Continue a prompt: the quickest proof that a checkpoint is read right
     Generate(Box<GenerateArgs>),
     /// What a measured run costs at any price of time: rented, reserved, spot, owned
@@ -67,6 +76,12 @@ pub(crate) enum Command {
     /// What the price books hold; check them, import catalogues
     #[command(subcommand)]
     Prices(crate::money::prices::PricesCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Counts, lengths and burstiness of a trace, before it is replayed with run --trace
+    Info(TraceInfoArgs),
 }
 
 #[derive(Debug, Subcommand)]

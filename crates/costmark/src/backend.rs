@@ -195,12 +195,17 @@ fn engine_options(
     let max_context = u64::from(plan.max_context.unwrap_or(u32::MAX));
     let token_bytes = checkpoint.config.shape.kv_values_per_token() * kv_dtype.bytes();
     let block = u64::from(block_size.max(1));
-    // What the highest concurrency needs, in whole blocks; no more, since memory that is
-    // claimed must be there. One block more per sequence, since the scheduler admits a
+    // What the highest concurrency needs if all requests were the longest, in whole blocks; no
+    // more, since memory that is claimed must be there, and where lengths spread widely not
+    // more than three quarters of what the weights leave. One block more per sequence, since the scheduler admits a
     // sequence only if each running one could still grow by a block.
     let context = demand.tokens_per_sequence.min(max_context);
     let blocks = u64::from(max_sequences) * (context.div_ceil(block) + 1);
-    let needed = blocks * block * token_bytes;
+    let wanted = blocks * block * token_bytes;
+    let one = (context.div_ceil(block) + 1) * block * token_bytes;
+    let weights = ModelInfo::of(checkpoint, kv_dtype.bytes())?.weight_bytes;
+    let left = available_bytes().map_or(u64::MAX, |bytes| bytes.saturating_sub(weights));
+    let needed = wanted.min((left / 4 * 3).max(one));
     Ok(EngineOptions {
         kv_budget_bytes: Some(plan.kv_budget_bytes.unwrap_or(needed)),
         kv_dtype,

@@ -6,7 +6,7 @@
 //! seen ones were off.
 
 use costmark_core::{Backend, Event, ModelWork, Request, Roofline, Sampling, StepPart};
-use costmark_load::{LengthDistribution, Stop};
+use costmark_load::Stop;
 
 use crate::plan::{Level, Load, Plan, WorkloadPlan};
 
@@ -47,7 +47,7 @@ impl Efficiency {
         work: &ModelWork,
         roofline: &Roofline,
     ) -> Self {
-        let input = middle(&workload.input);
+        let (input, output) = middling(workload);
         let vocab = backend.info().shape.map_or(1, |shape| shape.vocab_size);
         let request = Request {
             // The driver counts from zero.
@@ -55,7 +55,7 @@ impl Efficiency {
             prompt: (0..u64::from(input))
                 .map(|i| (i * 7919 % vocab) as u32)
                 .collect(),
-            max_tokens: middle(&workload.output).min(TRIED_OUTPUT),
+            max_tokens: output.min(TRIED_OUTPUT),
             ignore_eos: true,
             sampling: Sampling::Greedy,
         };
@@ -134,9 +134,20 @@ fn unit_seconds(
     roofline: &Roofline,
 ) -> f64 {
     let workload = &plan.workloads[level.workload];
-    let (input, output) = (middle(&workload.input), middle(&workload.output));
+    let (input, output) = middling(workload);
     let per_s = match level.load {
         Load::Closed(_) => None,
+        Load::Trace { speed, .. } => {
+            let last_ns = workload
+                .trace()
+                .and_then(|t| t.requests.last())
+                .map_or(0, |r| r.at_ns);
+            let trace_s = last_ns as f64 / 1e9 / speed;
+            return match level.stop {
+                Stop::Duration(ns) => trace_s.min(ns as f64 / 1e9),
+                Stop::Requests(_) => trace_s,
+            };
+        }
         Load::Open { process, .. } => process.rate_per_s(),
     };
     if let Some(per_s) = per_s {
@@ -159,8 +170,11 @@ fn unit_seconds(
     }
 }
 
-fn middle(length: &LengthDistribution) -> u32 {
-    u32::midpoint(length.shortest(), length.longest())
+/// Input and output tokens of a middling request.
+fn middling(workload: &WorkloadPlan) -> (u32, u32) {
+    let (input, output) = workload.mean_tokens();
+    let whole = |tokens: f64| tokens.round().max(1.0) as u32;
+    (whole(input), whole(output))
 }
 
 /// What is left of the levels of one model, each measured several times in turn.

@@ -12,6 +12,7 @@ mod environment;
 mod estimate;
 mod failure;
 mod generate;
+mod hints;
 mod measure;
 mod model_info;
 mod models;
@@ -26,13 +27,15 @@ mod resume;
 mod run;
 mod stop;
 mod threads;
+mod trace_info;
 mod units;
+mod workloads;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command, ModelCommand};
+use crate::args::{Cli, Command, ModelCommand, TraceCommand};
 
 fn main() -> ExitCode {
     // `costmark` alone is `costmark run`.
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Model(ModelCommand::Info(args)) => model_info::run(&args),
+        Command::Workloads(args) => workloads::run(&args),
+        Command::Trace(TraceCommand::Info(args)) => trace_info::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Price(args) => money::price::run(&args),
         Command::Margin(args) => money::margin::run(&args),

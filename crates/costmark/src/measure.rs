@@ -218,6 +218,21 @@ impl Measurement<'_> {
                 };
                 open_loop.run(number, backend, source, &mut recorder, signal)
             }
+            Load::Trace {
+                speed,
+                max_in_flight,
+            } => {
+                let trace = self.plan.workloads[level.workload].trace();
+                let none = || Schedule::Times([].into());
+                let schedule = trace.map_or_else(none, |trace| trace.schedule_at(speed));
+                let mut open_loop = OpenLoop::new(schedule, level.stop, self.plan.asking.seed);
+                open_loop.max_in_flight = max_in_flight;
+                // A trace has no requests to spare for settling; a time can be asked for.
+                if let WarmupPlan::For(ns) = self.plan.warmup {
+                    open_loop.warmup = OpenWarmup::For(ns);
+                }
+                open_loop.run(number, backend, source, &mut recorder, signal)
+            }
         }
     }
 
@@ -237,11 +252,11 @@ impl Measurement<'_> {
             background: &run.background,
             steps: &run.steps,
             roofline,
-            slo: None,
+            slo: self.plan.slo,
         };
         let summary = match level.load {
             Load::Closed(_) => summarise(&input),
-            Load::Open { max_in_flight, .. } => summarise_open(
+            Load::Open { max_in_flight, .. } | Load::Trace { max_in_flight, .. } => summarise_open(
                 &input,
                 OpenLoad {
                     max_in_flight: max_in_flight.map(NonZeroU32::get),

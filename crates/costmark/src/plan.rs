@@ -2,10 +2,12 @@
 
 mod level;
 mod load;
+pub(crate) mod preset;
 mod served;
 mod workload;
 
 use costmark_load::Stop;
+use costmark_metrics::Slo;
 use costmark_report::document::{LevelPlan, PlanDocument, UnitPlan};
 
 use crate::args::{DeviceArg, RunArgs};
@@ -14,15 +16,7 @@ use crate::failure::{Failure, Result};
 pub(crate) use level::{Level, Load, Unit};
 pub(crate) use load::WarmupPlan;
 pub(crate) use served::{EnginePlan, ModelPlan, sampling};
-pub(crate) use workload::{Asking, WorkloadPlan};
-
-/// Prompt length when none is given. With [`DEFAULT_OUTPUT_LEN`] it keeps the default run to minutes on two cores.
-pub(crate) const DEFAULT_INPUT_LEN: &str = "32";
-/// Output length when none is given.
-pub(crate) const DEFAULT_OUTPUT_LEN: &str = "16";
-
-/// What a workload is called that was put together from flags.
-const CUSTOM: &str = "custom";
+pub(crate) use workload::{Asking, WorkloadPlan, read_trace};
 
 /// A whole measurement.
 #[derive(Debug, Clone)]
@@ -34,6 +28,7 @@ pub(crate) struct Plan {
     pub(crate) repeats: u32,
     pub(crate) warmup: WarmupPlan,
     pub(crate) asking: Asking,
+    pub(crate) slo: Option<Slo>,
     pub(crate) utilization: f64,
     pub(crate) max_errors: f64,
 }
@@ -49,35 +44,35 @@ impl Plan {
         }
         let mut engine = EnginePlan::resolve(&args.engine, usable_cores)?;
         engine.mock = served::mock(args, engine.backend)?;
-        let levels = load::loads(&args.load)?
-            .into_iter()
-            .map(|load| {
-                Ok(Level {
-                    id: level::level_id(None, None, load),
+        let workloads = WorkloadPlan::resolve(&args.workload, args.load.requests)?;
+        let loads = load::loads(&args.load, &args.workload)?;
+        let mut levels = Vec::new();
+        for (workload, asked) in workloads.iter().enumerate() {
+            let name = (workloads.len() > 1).then_some(asked.id.as_str());
+            for &load in &loads {
+                levels.push(Level {
+                    id: level::level_id(None, name, load),
                     model: 0,
-                    workload: 0,
+                    workload,
                     load,
-                    stop: load::stop(&args.load, load)?,
-                })
-            })
-            .collect::<Result<_>>()?;
+                    stop: load::stop(&args.load, load, asked)?,
+                });
+            }
+        }
         let seed = args.load.seed.unwrap_or(0);
         Ok(Self {
             models: vec![ModelPlan::resolve(&args.model, engine.backend)],
             engine,
-            workloads: vec![WorkloadPlan {
-                id: CUSTOM.into(),
-                input: args.input_len,
-                output: args.output_len,
-            }],
+            workloads,
             levels,
             repeats: args.load.repeats.unwrap_or(load::DEFAULT_REPEATS),
             warmup: WarmupPlan::resolve(&args.load),
             asking: Asking {
                 seed,
-                ignore_eos: !args.stop_at_eos,
+                ignore_eos: !args.workload.stop_at_eos,
                 sampling: sampling(&args.sampling, seed)?,
             },
+            slo: args.load.slo,
             utilization: args.price.utilization,
             max_errors: args.max_errors,
         })
@@ -181,6 +176,7 @@ impl Plan {
             },
             ignore_eos: self.asking.ignore_eos,
             sampling: self.asking.sampling,
+            slo: self.slo,
             utilization: self.utilization,
             max_errors: self.max_errors,
         }
@@ -250,7 +246,7 @@ mod tests {
         assert_eq!(ids, ["r2", "r0.5"]);
         let process = |plan: &Plan| match plan.levels[0].load {
             Load::Open { process, .. } => process.to_string(),
-            Load::Closed(_) => panic!("not an open loop"),
+            _ => panic!("not an open loop"),
         };
         assert_eq!(process(&plan(&["--rate", "2"]).unwrap()), "poisson:2");
         let bursty = plan(&["--rate", "2", "--arrivals", "gamma:0.5"]).unwrap();

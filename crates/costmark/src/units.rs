@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use costmark_metrics::Slo;
+
 use crate::args::{DeviceArg, WarmupArg, WeightsArg};
 
 /// A number of bytes, as typed.
@@ -35,6 +37,36 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|rate| rate.is_finite() && *rate > 0.0)
         .ok_or_else(|| "expected requests per second above 0, such as 2 or 0.5".to_string())
+}
+
+/// `ttft=2s,itl=100ms,e2e=30s`: limits on each request.
+pub(crate) fn slo(text: &str) -> Result<Slo, String> {
+    const ACCEPTED: &str = "limits are ttft=TIME, itl=TIME (a request's mean gap between tokens, \
+                            also written tpot) and e2e=TIME, e.g. ttft=2s,itl=100ms,e2e=30s";
+    let mut slo = Slo::default();
+    for part in text.split(',').map(str::trim) {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| format!("`{part}` is no limit; {ACCEPTED}"))?;
+        let limit = match name {
+            "ttft" => &mut slo.ttft_ms,
+            "itl" | "tpot" => &mut slo.tpot_ms,
+            "e2e" => &mut slo.e2e_ms,
+            _ => return Err(format!("there is no limit `{name}`; {ACCEPTED}")),
+        };
+        if limit.is_some() {
+            return Err(format!("`{name}` is given twice; {ACCEPTED}"));
+        }
+        let time = duration(value).map_err(|e| format!("`{part}`: {e}"))?;
+        *limit = Some(time.as_secs_f64() * 1e3);
+    }
+    match (slo.ttft_ms, slo.e2e_ms) {
+        (Some(ttft), Some(e2e)) if ttft > e2e => Err(format!(
+            "a first token after {ttft} ms comes later than an end after {e2e} ms; lower ttft or \
+             raise e2e"
+        )),
+        _ => Ok(slo),
+    }
 }
 
 /// `3`, `30s`.
@@ -103,6 +135,25 @@ pub(crate) fn human_seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_of_a_request() {
+        let all = slo("ttft=2s, itl=100ms,e2e=30s").unwrap();
+        assert_eq!(
+            (all.ttft_ms, all.tpot_ms, all.e2e_ms),
+            (Some(2000.0), Some(100.0), Some(30_000.0))
+        );
+        for (text, reason) in [
+            ("tfft=2s", "no limit `tfft`"),
+            ("ttft=2", "with a unit"),
+            ("ttft", "is no limit"),
+            ("itl=1ms,tpot=2ms", "given twice"),
+            ("ttft=3s,e2e=2s", "lower ttft"),
+        ] {
+            let message = slo(text).unwrap_err();
+            assert!(message.contains(reason), "{text}: {message}");
+        }
+    }
 
     #[test]
     fn bytes_with_units() {

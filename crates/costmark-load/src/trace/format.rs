@@ -158,7 +158,7 @@ fn csv(
     })
 }
 
-fn length(name: &str, tokens: i64, least: i64) -> Result<u32, String> {
+pub(crate) fn length(name: &str, tokens: i64, least: i64) -> Result<u32, String> {
     u32::try_from(tokens)
         .ok()
         .filter(|&n| i64::from(n) >= least && n <= MAX_TOKENS)

@@ -14,6 +14,7 @@ use std::io::{BufRead, Read as _};
 use std::sync::Arc;
 
 use format::Lines;
+pub(crate) use format::length as token_count;
 pub use format::{TRACE_BLOCK_TOKENS, TraceFormat};
 pub use info::{LengthQuantiles, SPARKLINE_BINS, TraceInfo};
 pub use source::TraceSource;
@@ -128,11 +129,7 @@ impl Trace {
             line,
             reason,
         };
-        let mut source = LineReader {
-            reader,
-            line: String::new(),
-            number: 0,
-        };
+        let mut source = LineReader::new(reader);
         let io = |source| TraceError::Io {
             name: name.to_owned(),
             source,
@@ -194,7 +191,14 @@ impl Trace {
     /// When its requests are due.
     #[must_use]
     pub fn schedule(&self) -> Schedule {
-        Schedule::Times(self.requests.iter().map(|r| r.at_ns).collect())
+        self.schedule_at(1.0)
+    }
+
+    /// When its requests are due, played so many times faster. `speed` is more than 0.
+    #[must_use]
+    pub fn schedule_at(&self, speed: f64) -> Schedule {
+        let at_ns = |r: &TraceRequest| (r.at_ns as f64 / speed).round() as u64;
+        Schedule::Times(self.requests.iter().map(at_ns).collect())
     }
 }
 
@@ -214,15 +218,33 @@ fn check(options: &TraceOptions) -> Result<(), TraceError> {
 }
 
 /// Reads lines of bounded length.
-struct LineReader<R> {
+pub(crate) struct LineReader<R> {
     reader: R,
     line: String,
     number: u64,
 }
 
 impl<R: BufRead> LineReader<R> {
+    pub(crate) fn new(reader: R) -> Self {
+        Self {
+            reader,
+            line: String::new(),
+            number: 0,
+        }
+    }
+
+    /// The line read last.
+    pub(crate) fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// Its number, from 1.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Whether there was a further line.
-    fn next(&mut self) -> std::io::Result<bool> {
+    pub(crate) fn next(&mut self) -> std::io::Result<bool> {
         self.line.clear();
         self.number += 1;
         let read = (&mut self.reader)

@@ -127,10 +127,40 @@ pub struct WorkloadDocument {
     /// SHA-256 of everything below in canonical form ([`canonical_hash`](super::canonical_hash)):
     /// equal in two runs that ask for the same work.
     pub workload_hash: String,
+    /// Where its lengths come from, if that was said.
+    pub source: Option<String>,
     /// Prompt lengths.
     pub input_len: String,
     /// Output lengths.
     pub output_len: String,
+    /// Correlation of the normal numbers behind the two; absent where they are drawn in
+    /// observed pairs.
+    pub length_correlation: Option<f64>,
+    /// SHA-256 over the lengths in files, as little-endian numbers of 4 bytes.
+    pub lengths_sha256: Option<String>,
+    /// Tokens all prompts of a unit begin with.
+    pub shared_prefix_tokens: u32,
+    /// The trace it is, if it is one.
+    pub trace: Option<TraceDocument>,
+}
+
+/// The stretch of a trace that is replayed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceDocument {
+    /// Where it was read from.
+    pub file: String,
+    /// Requests.
+    pub requests: u64,
+    /// Requests left out because they had failed when they were recorded.
+    pub failed: u64,
+    /// Begin of the stretch, as recorded.
+    pub from_s: f64,
+    /// End of the stretch, as recorded; absent for the end of the file.
+    pub to_s: Option<f64>,
+    /// SHA-256 over the requests: of each the instant in ns (8 bytes, little-endian), input and
+    /// output tokens (4 bytes each) and block ids (8 bytes each).
+    pub requests_sha256: String,
 }
 
 /// A model and how its weights are held.

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 pub use canonical::canonical_hash;
 pub use environment::{Environment, Overhead, PeakReading, RateDocument, Tool};
-pub use load::{LevelId, LevelPlan, LoadDocument, ModelDocument, UnitPlan, WorkloadDocument};
+pub use load::{
+    LevelId, LevelPlan, LoadDocument, ModelDocument, TraceDocument, UnitPlan, WorkloadDocument,
+};
 pub use machine::{EnergyDocument, MachineDocument, NeighbourDocument, Resumption};
 pub use plan::{BackendDocument, PlanDocument, PriceDocument};
 pub use unit::{

@@ -2,6 +2,7 @@
 
 use costmark_core::{BackendInfo, BackendKind, ModelShape, ModelWork, Sampling};
 use costmark_econ::PriceBasis;
+use costmark_metrics::Slo;
 use serde::{Deserialize, Serialize};
 
 use super::canonical::canonical_hash;
@@ -54,6 +55,8 @@ pub struct PlanDocument {
     pub ignore_eos: bool,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Limits a request must meet to count as goodput.
+    pub slo: Option<Slo>,
     /// Share of paid time at the measured load.
     pub utilization: f64,
     /// Share of requests that may fail.

@@ -220,6 +220,11 @@ pub(crate) fn plan() -> PlanDocument {
         workloads: vec![WorkloadDocument {
             id: "custom".into(),
             workload_hash: "0".repeat(64),
+            source: None,
+            length_correlation: Some(0.0),
+            lengths_sha256: None,
+            shared_prefix_tokens: 0,
+            trace: None,
             input_len: INPUT.to_string(),
             output_len: OUTPUT.to_string(),
         }],
@@ -249,6 +254,7 @@ pub(crate) fn plan() -> PlanDocument {
         warmup_s: None,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        slo: None,
         utilization: 1.0,
         max_errors: 0.0,
     }

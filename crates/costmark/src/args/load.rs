@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use costmark_load::ArrivalShape;
+use costmark_metrics::Slo;
 
 use crate::units;
 
@@ -62,4 +63,9 @@ pub(crate) struct LoadArgs {
     /// late. 0: measure from the first request on [default: 1]
     #[arg(long, value_name = "N|TIME", value_parser = units::warmup)]
     pub(crate) warmup: Option<WarmupArg>,
+    /// Limits a request must meet, all of them, on the user's clock: ttft, itl (its mean gap
+    /// between tokens) and e2e, e.g. ttft=2s,itl=100ms,e2e=30s. The result says what share of
+    /// requests and of output tokens did (goodput)
+    #[arg(long, value_name = "LIMITS", value_parser = units::slo)]
+    pub(crate) slo: Option<Slo>,
 }

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use costmark_load::LengthDistribution;
 
-use super::{EngineArgs, LoadArgs, MockArg, ModelArgs, PriceArgs, SamplingArgs};
+use super::{EngineArgs, LoadArgs, MockArg, ModelArgs, PriceArgs, SamplingArgs, WorkloadArgs};
 
 /// The measurement.
 #[derive(Debug, Clone, Args)]
@@ -20,6 +19,8 @@ pub(crate) struct RunArgs {
     pub(crate) price: PriceArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
 
     /// How the mock behaves, with --backend mock: e.g.
     /// ttft=50ms,itl=10ms,max-sequences=16,virtual. `virtual` lets time jump from event to
@@ -27,23 +28,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "KEY=VALUE,…", help_heading = "Engine")]
     pub(crate) mock: Option<MockArg>,
 
-    /// Prompt tokens: 128, 64..256 (uniform) or normal:128,32
-    #[arg(long, value_name = "LENGTH", default_value = crate::plan::DEFAULT_INPUT_LEN)]
-    #[arg(help_heading = "Workload")]
-    pub(crate) input_len: LengthDistribution,
-    /// Output tokens, written as for --input-len
-    #[arg(long, value_name = "LENGTH", default_value = crate::plan::DEFAULT_OUTPUT_LEN)]
-    #[arg(help_heading = "Workload")]
-    pub(crate) output_len: LengthDistribution,
-    /// Stop at the model's end-of-sequence token instead of producing the exact length
-    #[arg(long, help_heading = "Workload")]
-    pub(crate) stop_at_eos: bool,
     /// Share of requests that may fail before the run counts as failed, 0 to 1
     #[arg(
         long,
         value_name = "SHARE",
         default_value_t = 0.0,
-        help_heading = "Workload"
+        help_heading = "Load"
     )]
     pub(crate) max_errors: f64,
 

@@ -16,6 +16,13 @@ pub(crate) enum Load {
         /// Requests that may be in flight at once.
         max_in_flight: Option<NonZeroU32>,
     },
+    /// When the workload, which is a trace, had them.
+    Trace {
+        /// Played so many times faster than it was recorded.
+        speed: f64,
+        /// Requests that may be in flight at once.
+        max_in_flight: Option<NonZeroU32>,
+    },
 }
 
 impl Load {
@@ -27,6 +34,8 @@ impl Load {
                 Some(per_s) => format!("r{per_s}"),
                 None => "max".into(),
             },
+            Self::Trace { speed: 1.0, .. } => "trace".into(),
+            Self::Trace { speed, .. } => format!("trace-x{speed}"),
         }
     }
 
@@ -34,7 +43,9 @@ impl Load {
     pub(crate) fn max_in_flight(self) -> Option<u32> {
         match self {
             Self::Closed(concurrency) => Some(concurrency),
-            Self::Open { max_in_flight, .. } => max_in_flight.map(NonZeroU32::get),
+            Self::Open { max_in_flight, .. } | Self::Trace { max_in_flight, .. } => {
+                max_in_flight.map(NonZeroU32::get)
+            }
         }
     }
 
@@ -50,6 +61,10 @@ impl Load {
                     max_concurrency,
                 },
                 None => LoadDocument::MaxThroughput { max_concurrency },
+            },
+            Self::Trace { speed, .. } => LoadDocument::Trace {
+                time_scale: speed,
+                max_concurrency,
             },
         }
     }

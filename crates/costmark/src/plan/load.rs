@@ -6,7 +6,8 @@ use std::time::Duration;
 use costmark_load::{ArrivalProcess, Stop};
 
 use super::level::Load;
-use crate::args::{LoadArgs, WarmupArg};
+use super::workload::WorkloadPlan;
+use crate::args::{LoadArgs, WarmupArg, WorkloadArgs};
 use crate::failure::{Failure, Result};
 
 /// Requests in flight when no load is named.
@@ -21,8 +22,16 @@ const DEFAULT_WARMUP: u32 = 1;
 pub(crate) const DEFAULT_REPEATS: u32 = 3;
 
 /// The loads that were asked for, each of which makes a level.
-pub(crate) fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
-    let is_open = args.rate.is_some() || args.max_throughput;
+pub(crate) fn loads(args: &LoadArgs, workload: &WorkloadArgs) -> Result<Vec<Load>> {
+    let is_named = args.rate.is_some() || args.max_throughput || args.concurrency.is_some();
+    let replays = workload.trace.is_some() && !is_named;
+    let is_open = args.rate.is_some() || args.max_throughput || replays;
+    if workload.time_scale.is_some() && !replays {
+        return Err(Failure::input(
+            "--time-scale plays the trace's own times faster; leave out the flag that says \
+             otherwise when requests come",
+        ));
+    }
     if args.arrivals.is_some() && args.rate.is_none() {
         return Err(Failure::input(
             "--arrivals says how requests arrive at a rate; give one with --rate",
@@ -38,6 +47,12 @@ pub(crate) fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
         process,
         max_in_flight: args.max_concurrency,
     };
+    if replays {
+        return Ok(vec![Load::Trace {
+            speed: workload.time_scale.unwrap_or(1.0),
+            max_in_flight: args.max_concurrency,
+        }]);
+    }
     if args.max_throughput {
         return Ok(vec![open(ArrivalProcess::AtOnce)]);
     }
@@ -66,7 +81,7 @@ fn unlike<T: PartialEq + std::fmt::Display>(values: &[T], flag: &str) -> Result<
 }
 
 /// When a unit of this load ends.
-pub(crate) fn stop(args: &LoadArgs, load: Load) -> Result<Stop> {
+pub(crate) fn stop(args: &LoadArgs, load: Load, workload: &WorkloadPlan) -> Result<Stop> {
     match (args.duration, args.requests) {
         (Some(_), _) if is_batch(load) => Err(Failure::input(
             "--duration: --max-throughput sends all requests at once; say how many with \
@@ -80,6 +95,7 @@ pub(crate) fn stop(args: &LoadArgs, load: Load) -> Result<Stop> {
         (None, None) => Ok(Stop::Requests(match load {
             Load::Closed(concurrency) => u64::from(concurrency).max(FEWEST_REQUESTS),
             Load::Open { .. } => OPEN_REQUESTS,
+            Load::Trace { .. } => workload.trace().map_or(1, |t| t.requests.len() as u64),
         })),
     }
 }
