@@ -1,0 +1,102 @@
+//! Events on their way from the sockets to the driver.
+//!
+//! Instants are taken at the sockets, so tokens may wait here for a moment: waking the
+//! driver for each would cost more than all the rest. The end of a request wakes it at once,
+//! since the next one may be due.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use costmark_core::Event;
+
+/// How long a token may wait to be handed over.
+const GATHER: Duration = Duration::from_millis(2);
+
+#[derive(Default)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    events: Vec<Event>,
+    /// Something among them must not wait.
+    urgent: bool,
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked while pushing left whole events behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, event: Event) {
+        let urgent = matches!(event, Event::Finished { .. } | Event::Failed { .. });
+        let mut state = self.lock();
+        state.events.push(event);
+        if urgent && !std::mem::replace(&mut state.urgent, true) {
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until there are events, at most until `until`, and moves them over.
+    pub(crate) fn take(&self, until: Instant, events: &mut Vec<Event>) {
+        let gathered = Instant::now() + GATHER;
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let ripe = state.urgent || (!state.events.is_empty() && now >= gathered);
+            if ripe || now >= until {
+                state.urgent = false;
+                events.append(&mut state.events);
+                return;
+            }
+            let left = if state.events.is_empty() && now >= gathered {
+                GATHER // nothing came yet: look again
+            } else {
+                gathered - now
+            };
+            let left = left.min(until - now);
+            let waited = self.wake.wait_timeout(state, left);
+            state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use costmark_core::{FinishReason, TokenEvent, Usage};
+
+    #[test]
+    fn an_end_wakes_and_brings_what_came_before_it() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        let pusher = std::sync::Arc::clone(&outbox);
+        let thread = std::thread::spawn(move || {
+            pusher.push(Event::Tokens(TokenEvent {
+                request: 1,
+                at_ns: 5,
+                tokens: 1,
+                token_id: None,
+            }));
+            pusher.push(Event::Finished {
+                request: 1,
+                at_ns: 6,
+                reason: FinishReason::Length,
+                usage: Usage::default(),
+            });
+        });
+        let mut events = Vec::new();
+        let until = Instant::now() + Duration::from_secs(60);
+        while events.len() < 2 {
+            outbox.take(until, &mut events);
+        }
+        thread.join().unwrap();
+        assert!(matches!(events[0], Event::Tokens(_)));
+        assert!(matches!(events[1], Event::Finished { .. }));
+        outbox.take(Instant::now(), &mut events);
+        assert_eq!(events.len(), 2, "taken once");
+    }
+}

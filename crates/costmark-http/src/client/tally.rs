@@ -1,0 +1,108 @@
+//! Where a server's counts and what arrived disagree, over a whole run.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counters shared by the workers and the backend.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally(Arc<Mutex<Counts>>);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Requests that ended well.
+    pub(crate) finished: u64,
+    /// Of these, requests with more tokens than events told.
+    pub(crate) with_more: u64,
+    pub(crate) more_tokens: u64,
+    /// Requests of which the server counted fewer tokens than arrived.
+    pub(crate) with_fewer: u64,
+    pub(crate) fewer_tokens: u64,
+    /// Requests without counts from the server.
+    pub(crate) uncounted: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) reasoning_tokens: u64,
+    /// Requests whose prompt the server counted otherwise than it was made.
+    pub(crate) prompts_differ: u64,
+    pub(crate) prompt_surplus: i64,
+    /// Requests sent again because an idle connection had been closed.
+    pub(crate) resent: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    /// What a reader of the result must know.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let n = self.finished;
+        if self.with_more > 0 {
+            notes.push(format!(
+                "In {} of {n} requests the server counted more tokens than arrived as events \
+                 ({} tokens): they are counted with the last event, and gaps are between chunks.",
+                self.with_more, self.more_tokens
+            ));
+        }
+        if self.with_fewer > 0 {
+            notes.push(format!(
+                "In {} of {n} requests the server counted fewer tokens than arrived ({} tokens); \
+                 what arrived is counted.",
+                self.with_fewer, self.fewer_tokens
+            ));
+        }
+        if self.uncounted > 0 {
+            notes.push(format!(
+                "In {} of {n} requests the server told no token counts.",
+                self.uncounted
+            ));
+        }
+        if self.prompts_differ > 0 {
+            notes.push(format!(
+                "In {} of {n} requests the server counted other prompt lengths than were asked \
+                 for ({:+.1} tokens on average); its counts are used.",
+                self.prompts_differ,
+                self.prompt_surplus as f64 / self.prompts_differ as f64
+            ));
+        }
+        if self.reasoning_tokens > 0 {
+            notes.push(format!(
+                "{} of {} output tokens were reasoning; TTFT is to the first token of any kind.",
+                self.reasoning_tokens, self.output_tokens
+            ));
+        }
+        if self.resent > 0 {
+            notes.push(format!(
+                "{} requests were sent again because the server had closed an idle connection.",
+                self.resent
+            ));
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agreement_needs_no_words() {
+        let tally = Tally::default();
+        tally.add(|counts| counts.finished = 9);
+        assert!(tally.counts().notes().is_empty());
+        tally.add(|counts| {
+            counts.prompts_differ = 4;
+            counts.prompt_surplus = 10;
+        });
+        let notes = tally.counts().notes();
+        assert!(
+            notes[0].contains("4 of 9") && notes[0].contains("+2.5"),
+            "{notes:?}"
+        );
+    }
+}

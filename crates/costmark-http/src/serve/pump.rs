@@ -1,0 +1,161 @@
+//! Runs the backend: takes commands between its events, hands its events to who waits.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use costmark_core::{Backend, Event, FinishReason, Request, RequestError, RequestId, Usage};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::metrics::Metrics;
+use super::routes::Desk;
+
+/// How long a new request may wait for the backend to be looked up from.
+const TICK_NS: u64 = 500_000;
+/// How often an idle server looks whether it should stop.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What sockets ask of the backend.
+pub(crate) enum Command {
+    Submit(Request, UnboundedSender<Piece>),
+    Cancel(RequestId),
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Token(Option<u32>),
+    End(FinishReason, Usage),
+    Failed(RequestError),
+}
+
+pub(crate) struct Pump<'a> {
+    backend: &'a mut dyn Backend,
+    inbox: Receiver<Command>,
+    metrics: Arc<Metrics>,
+    waiting: HashMap<RequestId, UnboundedSender<Piece>>,
+}
+
+impl<'a> Pump<'a> {
+    pub(crate) fn new(
+        backend: &'a mut dyn Backend,
+        inbox: Receiver<Command>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            backend,
+            inbox,
+            metrics,
+            waiting: HashMap::new(),
+        }
+    }
+
+    /// Until `stop`, and then until nothing is in flight or `grace` is over.
+    pub(crate) fn run(
+        mut self,
+        desk: &Desk,
+        grace: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
+        let mut stopping = None;
+        let mut events = Vec::new();
+        loop {
+            if stopping.is_none() && stop() {
+                desk.close();
+                stopping = Some(Instant::now());
+            }
+            if let Some(since) = stopping {
+                if self.waiting.is_empty() {
+                    return Ok(());
+                }
+                if since.elapsed() >= grace {
+                    // Their clients see the connection end.
+                    return Ok(());
+                }
+            }
+            self.take_commands()?;
+            if self.waiting.is_empty() {
+                continue;
+            }
+            let until_ns = self.backend.now_ns() + TICK_NS;
+            self.backend
+                .poll(Some(until_ns), &mut events)
+                .map_err(io::Error::other)?;
+            for event in events.drain(..) {
+                self.hand_over(event);
+            }
+        }
+    }
+
+    fn take_commands(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            match self.inbox.recv_timeout(IDLE) {
+                Ok(command) => self.obey(command)?,
+                Err(RecvTimeoutError::Timeout) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other("the thread that holds the sockets died"));
+                }
+            }
+        }
+        while let Ok(command) = self.inbox.try_recv() {
+            self.obey(command)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) -> io::Result<()> {
+        match command {
+            Command::Submit(request, answer) => {
+                self.waiting.insert(request.id, answer);
+                self.backend.submit(request).map_err(io::Error::other)
+            }
+            Command::Cancel(id) => {
+                if self.waiting.contains_key(&id) {
+                    self.backend.cancel(id);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn hand_over(&mut self, event: Event) {
+        // Who has gone does not listen; its cancellation is on the way.
+        match event {
+            Event::Sent { .. } => {}
+            Event::Step(step) => self.metrics.change(|values| values.on_step(&step)),
+            Event::Tokens(tokens) => {
+                self.metrics
+                    .change(|values| values.output_tokens += u64::from(tokens.tokens));
+                if let Some(answer) = self.waiting.get(&tokens.request) {
+                    for _ in 0..tokens.tokens {
+                        _ = answer.send(Piece::Token(tokens.token_id));
+                    }
+                }
+            }
+            Event::Finished {
+                request,
+                reason,
+                usage,
+                ..
+            } => {
+                self.metrics.change(|values| {
+                    values.finished += u64::from(reason != FinishReason::Cancelled);
+                    values.cancelled += u64::from(reason == FinishReason::Cancelled);
+                    values.prompt_tokens += u64::from(usage.input_tokens);
+                    values.cached_tokens += u64::from(usage.cached_tokens);
+                });
+                if let Some(answer) = self.waiting.remove(&request) {
+                    _ = answer.send(Piece::End(reason, usage));
+                }
+            }
+            Event::Failed { request, error, .. } => {
+                self.metrics.change(|values| values.failed += 1);
+                if let Some(answer) = self.waiting.remove(&request) {
+                    _ = answer.send(Piece::Failed(error));
+                }
+            }
+        }
+    }
+}
