@@ -10,6 +10,7 @@ pub mod backend;
 pub mod batch;
 pub mod block_manager;
 pub mod builtin;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;

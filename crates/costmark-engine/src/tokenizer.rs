@@ -67,6 +67,24 @@ impl Tokenizer {
         ids.map_err(|error| EngineError::Option(format!("cannot tokenise the text: {error}")))
     }
 
+    /// Token ids of `text` alone.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot represent the text.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|error| EngineError::Option(format!("cannot tokenise the text: {error}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids are below this.
+    #[must_use]
+    pub fn vocab_size(&self) -> u32 {
+        u32::try_from(self.inner.get_vocab_size(true)).unwrap_or(u32::MAX)
+    }
+
     /// The text of token ids; special tokens are left out.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{MS, connect, drive, options, request, server};
 use costmark_core::{Backend, FinishReason, MonotonicClock};
-use costmark_http::scripted::{Act, Received, Script, Scripted, chunk, models_page};
+use costmark_http::scripted::{Act, Received, Script, Scripted, Truth, chunk, models_page};
 use costmark_http::{ApiChoice, HttpBackend, PromptText};
 
 fn event(data: &str) -> Act {
@@ -22,6 +22,20 @@ fn ended(script: Script) -> Script {
         .then(Act::Write("0\r\n\r\n".into()))
 }
 
+/// The server's record of the `n`-th request of ten tokens; it is written just after the last.
+fn truth(server: &Scripted, n: u64) -> Truth {
+    let begin = std::time::Instant::now();
+    loop {
+        let truths = server.truths().into_iter();
+        let found = truths.filter(|t| t.tokens.len() == 10).nth(n as usize);
+        if let Some(found) = found {
+            return found;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "not recorded");
+        std::thread::sleep(MS);
+    }
+}
+
 #[test]
 fn tokens_follow_their_sending_in_order_and_connections_are_kept() {
     let server = server(|r| {
@@ -31,7 +45,7 @@ fn tokens_follow_their_sending_in_order_and_connections_are_kept() {
     let mut backend = connect(&server);
     for id in 0..3 {
         let fate = drive(&mut backend, request(id, 10));
-        let truth = server.truths().pop().unwrap();
+        let truth = truth(&server, id);
         assert_eq!(fate.tokens.len(), 10, "{:?}", fate.failed);
         // The client cannot have seen a token before the server sent it.
         for (&(at_ns, tokens), sent) in fate.tokens.iter().zip(&truth.tokens) {

@@ -3,6 +3,7 @@
 // Comments on arguments are help texts, word for word, not Markdown.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+mod endpoint;
 mod load;
 mod mock;
 mod run;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use endpoint::{ApiArg, EndpointArgs};
 pub(crate) use load::{LoadArgs, WarmupArg};
 pub(crate) use mock::MockArg;
 pub(crate) use run::RunArgs;
@@ -59,6 +61,13 @@ pub(crate) enum Command {
     Trace(TraceCommand),
     /// Continue a prompt: the quickest proof that a checkpoint is read right
     Generate(Box<GenerateArgs>),
+    /// Put the engine behind the OpenAI protocol: a target to measure and a demonstration
+    ///
+    /// Serves /v1/completions, /v1/chat/completions (where the model has a chat template),
+    /// /v1/models, /health and /metrics on this machine only, unless --listen says otherwise.
+    /// One model, no users, no keys, no logprobs: to measure clients with, and to look at a
+    /// model; not a product.
+    Serve(Box<crate::serve::ServeArgs>),
     /// What a measured run costs at any price of time: rented, reserved, spot, owned
     Price(Box<crate::money::price::PriceRunArgs>),
     /// Gross margin of a measured run at a list price, and what must change; scenarios

@@ -12,6 +12,7 @@ use costmark_engine::{
 };
 
 use crate::args::WeightsArg;
+use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
 use crate::plan::{EnginePlan, ModelPlan};
 use crate::progress::{Progress, Stage};
@@ -37,6 +38,8 @@ pub(crate) enum Opened {
     Lockstep(Box<LockstepOptions>),
     /// No model at all.
     Mock,
+    /// A server elsewhere; connected to, not loaded.
+    Http(Box<EndpointPlan>),
 }
 
 impl Opened {
@@ -44,7 +47,7 @@ impl Opened {
     pub(crate) fn shape(&self) -> Option<&ModelShape> {
         match self {
             Self::Engine(checkpoint) => Some(&checkpoint.config.shape),
-            Self::Lockstep(_) | Self::Mock => None,
+            Self::Lockstep(_) | Self::Mock | Self::Http(_) => None,
         }
     }
 
@@ -59,7 +62,7 @@ impl Opened {
                 LockstepModel::Gguf(path) => Some(TokenizerSource::Gguf(path.clone())),
                 LockstepModel::Synthetic { .. } => None,
             },
-            Self::Mock => None,
+            Self::Mock | Self::Http(_) => None,
         }
     }
 }
@@ -158,6 +161,7 @@ pub(crate) fn start(
             };
             Ok(Box::new(LockstepBackend::start(options, clock)?))
         }
+        Opened::Http(endpoint) => Ok(Box::new(endpoint.connect(clock)?.0)),
         Opened::Mock => {
             let mock = plan.mock.clone().unwrap_or_default();
             let time = if mock.is_virtual {

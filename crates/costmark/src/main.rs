@@ -8,6 +8,7 @@ mod advice;
 mod args;
 mod backend;
 mod build_info;
+mod endpoint;
 mod environment;
 mod estimate;
 mod failure;
@@ -25,7 +26,9 @@ mod progress;
 mod recorder;
 mod resume;
 mod run;
+mod serve;
 mod stop;
+mod text;
 mod threads;
 mod trace_info;
 mod units;
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Claims(args) => money::claims::run(&args),
         Command::Compare(args) => money::compare::run(&args),
         Command::Prices(command) => money::prices::run(&command),
+        Command::Serve(args) => serve::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

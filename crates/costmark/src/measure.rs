@@ -109,7 +109,13 @@ impl Measurement<'_> {
                 .unit(unit, level, &mut served)
                 .map_err(|e| failed(&e))?;
             let roofline = watch.between().map_err(|e| failed(&e.message()))?;
-            let work = served.backend.info().work;
+            let info = served.backend.info();
+            let id = plan.models[served.model].id();
+            // What a backend says of itself may grow: a server's counts that do not add up.
+            if let Some(known) = document.backends.iter_mut().find(|b| b.model_id == id) {
+                *known = BackendDocument::new(&id, info);
+            }
+            let work = info.work;
             let mut result = self.summarise(level, unit.repeat, &run, work.as_ref(), roofline);
             watch.enter(&mut result, served.backend.simulates_time());
             self.progress.say(&told(plan, level, &result));

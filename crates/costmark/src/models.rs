@@ -5,6 +5,7 @@ use costmark_core::{Backend, BackendKind, Clock, ModelShape, MonotonicClock};
 use costmark_load::RequestSource;
 
 use crate::backend::{self, Demand, Opened};
+use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
 use crate::plan::Plan;
 use crate::progress::Progress;
@@ -34,7 +35,10 @@ impl<'a> Models<'a> {
     pub(crate) fn open(plan: &'a Plan, clock: MonotonicClock, progress: Progress) -> Result<Self> {
         let mut opened = Vec::new();
         for (model, named) in plan.models.iter().enumerate() {
-            let found = backend::open(named, plan.engine.backend, progress)?;
+            let found = match &plan.engine.endpoint {
+                Some(endpoint) => Opened::Http(Box::new(endpoint.clone())),
+                None => backend::open(named, plan.engine.backend, progress)?,
+            };
             if let Some(shape) = found.shape() {
                 let max_context = plan.engine.max_context.unwrap_or(u32::MAX);
                 sources(
@@ -59,6 +63,9 @@ impl<'a> Models<'a> {
         let plan = self.plan;
         let opened = self.opened.get_mut(model).and_then(Option::take);
         let opened = opened.ok_or_else(|| Failure::run("a model was to be loaded twice"))?;
+        if let Opened::Http(endpoint) = &opened {
+            return self.connect(model, endpoint);
+        }
         let longest = plan.longest_request_tokens(model);
         let demand = Demand {
             sequences: plan.max_in_flight(model),
@@ -97,6 +104,20 @@ impl<'a> Models<'a> {
             model,
             backend,
             sources,
+        })
+    }
+
+    fn connect(&self, model: usize, endpoint: &EndpointPlan) -> Result<Served> {
+        let (backend, vocab_size) = endpoint.connect(self.clock)?;
+        let info = backend.info();
+        self.progress.say(&format!(
+            "Driving {} ({}) at {}",
+            info.model, info.software, info.source
+        ));
+        Ok(Served {
+            model,
+            sources: sources(self.plan, model, vocab_size, info.max_context)?,
+            backend: Box::new(backend),
         })
     }
 }

@@ -6,11 +6,13 @@ pub(crate) mod preset;
 mod served;
 mod workload;
 
+use costmark_core::BackendKind;
 use costmark_load::Stop;
 use costmark_metrics::Slo;
 use costmark_report::document::{LevelPlan, PlanDocument, UnitPlan};
 
 use crate::args::{DeviceArg, RunArgs};
+use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
 
 pub(crate) use level::{Level, Load, Unit};
@@ -44,6 +46,15 @@ impl Plan {
         }
         let mut engine = EnginePlan::resolve(&args.engine, usable_cores)?;
         engine.mock = served::mock(args, engine.backend)?;
+        engine.endpoint = EndpointPlan::resolve(args)?;
+        let model = match &engine.endpoint {
+            Some(endpoint) => {
+                engine.backend = BackendKind::Http;
+                engine.prefix_cache = false;
+                ModelPlan::of_endpoint(endpoint)
+            }
+            None => ModelPlan::resolve(&args.model, engine.backend),
+        };
         let workloads = WorkloadPlan::resolve(&args.workload, args.load.requests)?;
         let loads = load::loads(&args.load, &args.workload)?;
         let mut levels = Vec::new();
@@ -61,7 +72,7 @@ impl Plan {
         }
         let seed = args.load.seed.unwrap_or(0);
         Ok(Self {
-            models: vec![ModelPlan::resolve(&args.model, engine.backend)],
+            models: vec![model],
             engine,
             workloads,
             levels,
@@ -163,6 +174,7 @@ impl Plan {
             max_context: self.engine.max_context,
             prefix_cache: self.engine.prefix_cache,
             mock: self.engine.mock.as_ref().map(ToString::to_string),
+            endpoint: self.engine.endpoint.as_ref().map(ToString::to_string),
             repeats: self.repeats,
             seed: self.asking.seed,
             warmup_requests_per_slot: match self.warmup {

@@ -85,7 +85,7 @@ fn prepare(
 ) -> Result<Prepared<'_>> {
     let mut models = Models::open(plan, clock, progress)?;
     let first = models.start(0)?;
-    let is_here = plan.engine.backend != BackendKind::Mock;
+    let is_here = !matches!(plan.engine.backend, BackendKind::Mock | BackendKind::Http);
     let stage = is_here.then(|| progress.stage("Measuring memory bandwidth and arithmetic"));
     let watch = Watch::begin(machine, plan.engine.threads, clock, is_here)?;
     drop(stage);

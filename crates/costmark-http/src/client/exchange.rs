@@ -188,7 +188,12 @@ where
 }
 
 fn no_answer(error: hyper::Error) -> NoAnswer {
-    let stale = error.is_canceled() || error.is_closed() || error.is_incomplete_message();
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    let gone = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected];
+    let stale = error.is_canceled()
+        || error.is_closed()
+        || error.is_incomplete_message()
+        || io_kind(&error).is_some_and(|kind| gone.contains(&kind));
     let error = if error.is_parse() {
         failure(
             ErrorClass::Malformed,
@@ -215,14 +220,19 @@ fn cut(error: &hyper::Error) -> RequestError {
 /// Whether bytes came that the protocol does not allow, rather than none.
 fn is_nonsense(error: &hyper::Error) -> bool {
     use std::io::ErrorKind::{InvalidData, InvalidInput};
+    matches!(io_kind(error), Some(InvalidData | InvalidInput))
+}
+
+/// What the system said, if that is at the root of it.
+fn io_kind(error: &hyper::Error) -> Option<std::io::ErrorKind> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), InvalidData | InvalidInput);
+            return Some(io.kind());
         }
         source = cause.source();
     }
-    false
+    None
 }
 
 /// An error with its causes, which hyper leaves out of its own words.

@@ -42,6 +42,9 @@ pub struct PlanDocument {
     pub prefix_cache: bool,
     /// How the mock behaves, where that is what serves.
     pub mock: Option<String>,
+    /// The server that was driven and how it was asked; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// Repeats.
     pub repeats: u32,
     /// Seed.

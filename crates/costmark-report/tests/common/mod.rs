@@ -248,6 +248,7 @@ pub(crate) fn plan() -> PlanDocument {
         max_context: None,
         prefix_cache: true,
         mock: None,
+        endpoint: None,
         repeats: 3,
         seed: 0,
         warmup_requests_per_slot: Some(3),

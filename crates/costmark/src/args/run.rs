@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, LoadArgs, MockArg, ModelArgs, PriceArgs, SamplingArgs, WorkloadArgs};
+use super::{
+    EndpointArgs, EngineArgs, LoadArgs, MockArg, ModelArgs, PriceArgs, SamplingArgs, WorkloadArgs,
+};
 
 /// The measurement.
 #[derive(Debug, Clone, Args)]
@@ -13,6 +15,8 @@ pub(crate) struct RunArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) endpoint: EndpointArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]

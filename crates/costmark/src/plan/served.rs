@@ -6,6 +6,7 @@ use costmark_report::document::ModelDocument;
 use crate::args::{
     BackendArg, DeviceArg, EngineArgs, MockArg, ModelArgs, RunArgs, SamplingArgs, WeightsArg,
 };
+use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
 
 /// The shape that is measured when none is named: small enough for any machine.
@@ -56,6 +57,16 @@ impl ModelPlan {
             } else {
                 args.quantize.clone()
             },
+        }
+    }
+
+    /// What a server says it serves.
+    pub(crate) fn of_endpoint(endpoint: &EndpointPlan) -> Self {
+        Self {
+            model: endpoint.model_name(),
+            weights: WeightsArg::Real,
+            dtype: None,
+            quantize: None,
         }
     }
 
@@ -114,6 +125,8 @@ pub(crate) struct EnginePlan {
     pub(crate) prefix_cache: bool,
     /// How the mock behaves, where that is what serves.
     pub(crate) mock: Option<MockArg>,
+    /// The server that is driven, where there is one.
+    pub(crate) endpoint: Option<EndpointPlan>,
 }
 
 impl EnginePlan {
@@ -145,6 +158,7 @@ impl EnginePlan {
             max_context: args.max_context,
             prefix_cache: !args.no_prefix_cache && backend == BackendKind::Engine,
             mock: None,
+            endpoint: None,
         })
     }
 }
