@@ -26,6 +26,7 @@ fn others() {
     insta::assert_snapshot!("probe", help(&["probe", "--help"]));
     insta::assert_snapshot!("model_info", help(&["model", "info", "--help"]));
     insta::assert_snapshot!("generate", help(&["generate", "--help"]));
+    insta::assert_snapshot!("serve", help(&["serve", "--help"]));
 }
 
 #[test]
