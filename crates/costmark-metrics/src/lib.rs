@@ -16,6 +16,7 @@ mod histogram;
 mod latency;
 mod level;
 mod open_loop;
+mod ratio;
 mod repeats;
 mod steps;
 mod throughput;
@@ -30,6 +31,7 @@ pub use histogram::{HistogramError, LatencyHistogram, LatencySummary, P90_MIN_N,
 pub use latency::{LatencyHistograms, LatencySummaries};
 pub use level::LevelSummary;
 pub use open_loop::{OpenLoad, OpenLoopSummary, Saturation, summarise_open};
+pub use ratio::ratio_interval;
 pub use repeats::{cv, interval_over_repeats, median_to_mean};
 pub use steps::{PhaseSummary, StepSummary};
 pub use throughput::{RequestCounts, Throughput};

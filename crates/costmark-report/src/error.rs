@@ -30,6 +30,15 @@ pub enum ReportError {
         /// Which.
         path: PathBuf,
     },
+    /// A folder without a run.
+    #[error(
+        "{}: no run.json there or in folders below it. Name folders that `costmark run` wrote",
+        path.display()
+    )]
+    NoRun {
+        /// Which.
+        path: PathBuf,
+    },
     /// A file is not what this version of costmark writes.
     #[error("{}{}: {message}", path.display(), line.map_or(String::new(), |n| format!(":{n}")))]
     Format {
@@ -47,7 +56,10 @@ impl ReportError {
     /// failing while running (exit code 1).
     #[must_use]
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::NotEmpty { .. } | Self::Format { .. })
+        matches!(
+            self,
+            Self::NotEmpty { .. } | Self::Format { .. } | Self::NoRun { .. }
+        )
     }
 
     pub(crate) fn write(path: &Path, action: &'static str, source: std::io::Error) -> Self {

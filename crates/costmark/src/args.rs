@@ -59,6 +59,19 @@ pub(crate) enum Command {
     /// Recorded loads
     #[command(subcommand)]
     Trace(TraceCommand),
+    /// Set runs side by side: ratios with intervals, verdicts, and bars for CI
+    ///
+    /// Levels are matched by their name. A figure is called better or worse only where the 95 %
+    /// interval of its ratio, from the repeats of both runs, does not hold 1. Runs with another
+    /// model, workload, SLO or warm-up are marked and get no verdict.
+    Diff(crate::diff::DiffArgs),
+    /// Write runs as one page: charts, tables, and sliders that price them anew
+    ///
+    /// The page needs no network and no other file. It shows cost and margin against load,
+    /// latency against throughput, percentiles, where the time went, steps under the roofline, and
+    /// the run over time; with several runs, which machine is cheaper, by how much, and how sure
+    /// that is.
+    Report(crate::report::ReportArgs),
     /// Continue a prompt: the quickest proof that a checkpoint is read right
     Generate(Box<GenerateArgs>),
     /// Put the engine behind the OpenAI protocol: a target to measure and a demonstration

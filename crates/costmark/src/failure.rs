@@ -59,6 +59,8 @@ impl Failure {
             Self::Input(error) => (2, error),
             Self::Run(error) => (1, error),
         };
+        // Messages quote files and servers.
+        let error = costmark_report::inert(&error.to_string());
         anstream::eprintln!("\x1b[1;31merror:\x1b[0m {error}");
         code.into()
     }

@@ -8,12 +8,14 @@ mod advice;
 mod args;
 mod backend;
 mod build_info;
+mod diff;
 mod endpoint;
 mod environment;
 mod estimate;
 mod failure;
 mod generate;
 mod hints;
+mod live;
 mod measure;
 mod model_info;
 mod models;
@@ -24,6 +26,7 @@ mod price;
 mod probe;
 mod progress;
 mod recorder;
+mod report;
 mod resume;
 mod run;
 mod serve;
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         Command::Model(ModelCommand::Info(args)) => model_info::run(&args),
         Command::Workloads(args) => workloads::run(&args),
         Command::Trace(TraceCommand::Info(args)) => trace_info::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Price(args) => money::price::run(&args),
         Command::Margin(args) => money::margin::run(&args),

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use costmark_core::{Backend, ModelWork, Roofline};
 use costmark_load::{
-    ClosedLoop, OpenLoop, OpenLoopError, OpenWarmup, RecordingCost, RequestSource, Schedule,
+    ClosedLoop, OpenLoop, OpenLoopError, OpenWarmup, RecordingCost, RequestSource, Schedule, Stop,
     UnitRun, Warmup, calibrate_recording_with,
 };
 use costmark_metrics::{
@@ -20,6 +20,7 @@ use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
 
 use crate::environment::{Watch, no_energy};
 use crate::estimate::Left;
+use crate::live::Live;
 use crate::models::{Models, Served};
 use crate::plan::{Level, Load, Plan, Unit, WarmupPlan};
 use crate::price::Pricing;
@@ -195,6 +196,13 @@ impl Measurement<'_> {
             repeat: unit.repeat,
             stage: &stage,
             label: &label,
+            live: Live::new(
+                self.pricing.model.cost_usd(1.0),
+                match level.stop {
+                    Stop::Duration(ns) => Some(ns),
+                    Stop::Requests(_) => None,
+                },
+            ),
         };
         let backend: &mut dyn Backend = served.backend.as_mut();
         let source: &dyn RequestSource = served.sources[level.workload].as_ref();

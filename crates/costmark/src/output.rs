@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
-use costmark_report::WIDTH;
+use costmark_report::{WIDTH, inert};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
@@ -12,8 +12,13 @@ pub(crate) fn columns() -> u16 {
     terminal_size::terminal_size_of(std::io::stdout()).map_or(WIDTH, |(width, _)| width.0)
 }
 
-/// Writes `text` as it is.
+/// Writes `text` for people: names in it, whoever gave them, cannot act on a terminal.
 pub(crate) fn text(text: &str) -> Result<()> {
+    raw(&inert(text))
+}
+
+/// Writes `text` as it is.
+pub(crate) fn raw(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => {
@@ -28,5 +33,5 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     let mut json = serde_json::to_string_pretty(value)
         .map_err(|e| Failure::run(format!("cannot write the result as JSON: {e}")))?;
     json.push('\n');
-    text(&json)
+    raw(&json)
 }

@@ -5,6 +5,7 @@
 
 use std::io::IsTerminal;
 
+use costmark_report::{inert, inert_line};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How often a second a bar is redrawn. Redrawing competes with the measurement for cores.
@@ -36,7 +37,7 @@ impl Progress {
     /// A line that stays.
     pub(crate) fn say(self, text: &str) {
         if self != Self::Quiet {
-            anstream::eprintln!("{text}");
+            anstream::eprintln!("{}", inert(text));
         }
     }
 
@@ -47,12 +48,12 @@ impl Progress {
                 let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_S);
                 let bar = ProgressBar::with_draw_target(Some(0), target);
                 bar.set_style(plain_style());
-                bar.set_message(text.to_string());
+                bar.set_message(inert_line(text));
                 bar.tick();
                 Some(bar)
             }
             Self::Plain => {
-                anstream::eprintln!("{text} …");
+                anstream::eprintln!("{} …", inert_line(text));
                 None
             }
             Self::Quiet => None,
@@ -86,7 +87,7 @@ impl Stage {
     /// How far it is, in words.
     pub(crate) fn detail(&self, text: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(text.to_string());
+            bar.set_message(inert_line(text));
         }
     }
 
@@ -97,7 +98,7 @@ impl Stage {
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| plain_style()));
         }
         bar.set_position(done);
-        bar.set_message(detail.to_string());
+        bar.set_message(inert_line(detail));
     }
 }
 

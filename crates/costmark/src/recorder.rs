@@ -6,6 +6,7 @@ use costmark_core::{RequestRecord, StepRecord};
 use costmark_load::{Phase, Progress, Recorder};
 use costmark_report::{LevelId, RequestLine, RunFolder, StepLine, UnitTag};
 
+use crate::live::Live;
 use crate::progress::Stage;
 
 /// Writes the records of one unit.
@@ -16,6 +17,8 @@ pub(crate) struct LineRecorder<'a> {
     pub(crate) stage: &'a Stage,
     /// What the live view begins with.
     pub(crate) label: &'a str,
+    /// What it shows.
+    pub(crate) live: Live,
 }
 
 impl LineRecorder<'_> {
@@ -46,6 +49,7 @@ impl Recorder for LineRecorder<'_> {
 
     fn on_request(&mut self, phase: Phase, record: &RequestRecord) -> io::Result<()> {
         let tag = self.tag(phase);
+        self.live.add(phase, record);
         self.folder
             .append_request(&tag, record)
             .map_err(io::Error::other)
@@ -55,17 +59,10 @@ impl Recorder for LineRecorder<'_> {
         // A failure to write is kept by the folder's writers and shows in the next record.
         let _ = self.folder.flush_if_due();
         let done = progress.finished + progress.failed;
+        let words = format!("{}: {}", self.label, self.live.words(progress));
         match (progress.phase, progress.total) {
-            (Phase::Warmup, _) => self.stage.detail(&format!("{}, warming up", self.label)),
-            (_, Some(total)) => {
-                let rate = format!("{}, requests", self.label);
-                self.stage.count(done, total, &rate);
-            }
-            (_, None) => self.stage.detail(&format!(
-                "{}, {:.0} s, {done} requests",
-                self.label,
-                progress.measured_ns as f64 / 1e9
-            )),
+            (Phase::Measured, Some(total)) => self.stage.count(done, total, &words),
+            _ => self.stage.detail(&words),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::resume::Earlier;
-use crate::{output, stop, threads};
+use crate::{output, report, stop, threads};
 
 /// Where run folders go when no place is named.
 const RUNS: &str = "runs";
@@ -107,6 +107,10 @@ fn measure(args: &RunArgs, measurement: Measurement<'_>, prepared: Prepared<'_>)
     let (document, folder) = measurement.run(&mut models, first, &mut watch);
     drop(measuring);
     progress.say(&format!("Results in {}", folder.path().display()));
+    let page = report::write_beside(folder.path());
+    if let Ok(path) = &page {
+        progress.say(&format!("Page: {}", path.display()));
+    }
 
     if args.json {
         output::json(&document)?;
@@ -114,7 +118,8 @@ fn measure(args: &RunArgs, measurement: Measurement<'_>, prepared: Prepared<'_>)
         output::text(&render_for(&document, output::columns()))?;
     }
     match document.status {
-        Status::Complete => Ok(()),
+        // Told after the result, which is worth more than its page.
+        Status::Complete => page.map(drop),
         _ => Err(match document.failure {
             Some(failure) => Failure::run(failure),
             None => Failure::run("the run did not complete"),

@@ -27,6 +27,8 @@ fn others() {
     insta::assert_snapshot!("model_info", help(&["model", "info", "--help"]));
     insta::assert_snapshot!("generate", help(&["generate", "--help"]));
     insta::assert_snapshot!("serve", help(&["serve", "--help"]));
+    insta::assert_snapshot!("diff", help(&["diff", "--help"]));
+    insta::assert_snapshot!("report", help(&["report", "--help"]));
 }
 
 #[test]
