@@ -81,7 +81,7 @@ pub(super) struct TimeData {
     pub(super) mfu: Option<f64>,
 }
 
-/// Latencies in milliseconds at each of [`SHARES`], as far as there are samples.
+/// Pairs of quantile and latency in milliseconds, as far as there are samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Percentiles {
     pub(super) ttft: Vec<(f64, f64)>,

@@ -2,7 +2,7 @@
 //!
 //! The words and tables are written here and can be read without scripts; `assets/page.js` adds
 //! charts (drawn by Plotly, see `build.rs`) and the sliders that price the run anew. Whatever
-//! comes from outside (names of models, hosts, files) goes through [`html::escaped`] or into
+//! comes from outside (names of models, hosts, files) goes through `html::escaped` or into
 //! the JSON block, from which the script takes it as text.
 
 mod data;
