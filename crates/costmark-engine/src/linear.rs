@@ -11,6 +11,7 @@
 mod activations;
 mod cpu;
 mod isa;
+mod memory;
 mod packed;
 mod portable;
 mod product;

@@ -57,13 +57,7 @@ impl CpuMatrix {
         width: usize,
     ) -> Result<Self> {
         let weights = if Packed::takes(format) {
-            let packed = Packed::new(bytes, format, outputs, width).ok_or_else(|| {
-                EngineError::Run(format!(
-                    "{} bytes are not {outputs} × {width} values of {format}",
-                    bytes.len()
-                ))
-            })?;
-            Weights::Packed(packed)
+            Weights::Packed(Packed::new(bytes, format, outputs, width)?)
         } else {
             Weights::Blocks(blocks(bytes, format)?)
         };

@@ -20,6 +20,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::memory::{Memory, Plain};
+use crate::error::{EngineError, Result};
 use crate::weights::TensorFormat;
 
 /// Rows of a panel.
@@ -32,6 +34,13 @@ pub(crate) struct Vector(pub(crate) [u8; 4 * LANES]);
 
 /// One f16 of each row of a panel, as bits.
 pub(crate) type Scales = [u16; LANES];
+
+// SAFETY: arrays of integers without padding, aligned to 32 and 2.
+#[allow(unsafe_code)]
+unsafe impl Plain for Vector {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Plain for Scales {}
 
 /// Where the parts of a stored block lie.
 struct Parts {
@@ -73,15 +82,14 @@ impl Parts {
 }
 
 /// A matrix `(outputs, width)` in panels.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packed {
     format: TensorFormat,
     outputs: usize,
     width: usize,
     /// `(panels, blocks of a row, words of a block)`.
-    vectors: Vec<Vector>,
+    vectors: Memory<Vector>,
     /// `(panels, blocks of a row, scales of a block)`.
-    scales: Vec<Scales>,
+    scales: Memory<Scales>,
     /// Vectors and scales of a panel.
     stride: (usize, usize),
 }
@@ -99,19 +107,28 @@ impl Packed {
         Parts::of(format).is_some()
     }
 
-    /// Packs stored rows, a few panels per thread at a time. `None` where the format is
-    /// not one of the table above or `bytes` are not `outputs × width` values of it.
+    /// Packs stored rows, panel by panel on all threads.
+    ///
+    /// # Errors
+    /// When the format is not one of the table above, `bytes` are not `outputs × width`
+    /// values of it, or the system has no memory.
     pub(crate) fn new(
         bytes: &[u8],
         format: TensorFormat,
         outputs: usize,
         width: usize,
-    ) -> Option<Self> {
-        let parts = Parts::of(format)?;
+    ) -> Result<Self> {
+        let misfit = || {
+            EngineError::Run(format!(
+                "{} bytes are not {outputs} × {width} values of {format}",
+                bytes.len()
+            ))
+        };
+        let parts = Parts::of(format).ok_or_else(misfit)?;
         let row_bytes = format.bytes(1, width as u64) as usize;
         let whole_blocks = format.is_float() || width.is_multiple_of(parts.len);
         if !whole_blocks || bytes.len() != outputs * row_bytes {
-            return None;
+            return Err(misfit());
         }
         let panels = outputs.div_ceil(LANES);
         let blocks = width.div_ceil(parts.len);
@@ -120,12 +137,12 @@ impl Packed {
             format,
             outputs,
             width,
-            vectors: vec![Vector([0; 4 * LANES]); panels * stride.0],
-            scales: vec![[0; LANES]; panels * stride.1],
+            vectors: Memory::zeroed(panels * stride.0)?,
+            scales: Memory::zeroed(panels * stride.1)?,
             stride,
         };
         if stride.0 == 0 || row_bytes == 0 {
-            return Some(packed);
+            return Ok(packed);
         }
         let pack = |(index, vectors): (usize, &mut [Vector]), scales: &mut [Scales]| {
             let first = index * LANES * row_bytes;
@@ -147,7 +164,7 @@ impl Packed {
                 .zip(scales)
                 .for_each(|(panel, scales)| pack(panel, scales));
         }
-        Some(packed)
+        Ok(packed)
     }
 
     pub(crate) fn format(&self) -> TensorFormat {
@@ -284,7 +301,7 @@ mod tests {
                 let filled = outputs.next_multiple_of(LANES) * (row_bytes + odd * 2);
                 prop_assert!(held <= filled, "{}: {} for {}", format, held, filled);
                 if outputs > 0 && row_bytes > 0 {
-                    prop_assert!(Packed::new(&bytes[1..], format, outputs, width).is_none());
+                    prop_assert!(Packed::new(&bytes[1..], format, outputs, width).is_err());
                 }
             }
         }

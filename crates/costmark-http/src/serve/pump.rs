@@ -126,14 +126,9 @@ impl<'a> Pump<'a> {
             Event::Sent { .. } => {}
             Event::Step(step) => self.metrics.change(|values| values.on_step(&step)),
             Event::Tokens(tokens) => {
-                self.metrics
-                    .change(|values| values.output_tokens += u64::from(tokens.tokens));
-                if let Some(answer) = self.waiting.get(&tokens.request) {
-                    for _ in 0..tokens.tokens {
-                        _ = answer.send(Piece::Token(tokens.token_id));
-                    }
-                }
+                self.pass_on(tokens.request, tokens.tokens, tokens.token_id);
             }
+            Event::TokenRun(run) => self.pass_on(run.request, run.span.events, None),
             Event::Finished {
                 request,
                 reason,
@@ -155,6 +150,16 @@ impl<'a> Pump<'a> {
                 if let Some(answer) = self.waiting.remove(&request) {
                     _ = answer.send(Piece::Failed(error));
                 }
+            }
+        }
+    }
+
+    fn pass_on(&mut self, request: RequestId, tokens: u32, token_id: Option<u32>) {
+        self.metrics
+            .change(|values| values.output_tokens += u64::from(tokens));
+        if let Some(answer) = self.waiting.get(&request) {
+            for _ in 0..tokens {
+                _ = answer.send(Piece::Token(token_id));
             }
         }
     }

@@ -88,6 +88,19 @@ fn load(vector: &Vector) -> __m256i {
     unsafe { _mm256_load_si256(std::ptr::from_ref(vector).cast()) }
 }
 
+/// How many bytes ahead of its use a weight is fetched: the hardware's own prefetching
+/// leaves a tenth to a fifth of the bandwidth unused.
+const AHEAD: usize = 4096;
+
+/// Fetches the cache line that lies `distance` bytes behind `at`, or nothing where no memory
+/// is.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn fetch<T>(at: &T, distance: usize) {
+    let line = std::ptr::from_ref(at).cast::<i8>().wrapping_add(distance);
+    _mm_prefetch::<_MM_HINT_T0>(line);
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load_scales(scales: &Scales) -> __m256 {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{load, store_sums};
+use super::{AHEAD, fetch, load, store_sums};
 use crate::linear::isa::Sums;
 use crate::linear::packed::{Packed, Vector};
 
@@ -93,7 +93,9 @@ impl Task<'_> {
         let width = self.matrix.width();
         let weights = std::array::from_fn(|p| self.matrix.panel(panel + p).vectors);
         let x = std::array::from_fn(|r| &self.x[(row + r) * width..][..width]);
-        let sums = products::<KIND, P, R>(weights, x, width);
+        // The first rows to meet a panel bring it into the cache.
+        let cold = row == self.rows.start;
+        let sums = products::<KIND, P, R>(weights, x, width, cold);
         for (p, sums) in sums.into_iter().enumerate() {
             let at = (panel - self.first_panel + p) * self.rows.len() + row - self.rows.start;
             for (out, sums) in self.out[at..at + R].iter_mut().zip(sums) {
@@ -111,6 +113,7 @@ fn products<const KIND: u8, const P: usize, const R: usize>(
     weights: [&[Vector]; P],
     x: [&[f32]; R],
     width: usize,
+    cold: bool,
 ) -> [[__m256; R]; P] {
     let mut sums = [[_mm256_setzero_ps(); R]; P];
     let per_word = if KIND == F32 { 1 } else { 2 };
@@ -118,6 +121,9 @@ fn products<const KIND: u8, const P: usize, const R: usize>(
     let x: [&[f32]; R] = std::array::from_fn(|r| &x[r][..width]);
     let weights: [&[Vector]; P] = std::array::from_fn(|p| &weights[p][..width.div_ceil(per_word)]);
     for i in 0..words {
+        if cold && i % 2 == 0 {
+            (0..P).for_each(|p| fetch(&weights[p][i], AHEAD / P));
+        }
         let word: [__m256i; P] = std::array::from_fn(|p| load(&weights[p][i]));
         for half in 0..per_word {
             let w: [__m256; P] = std::array::from_fn(|p| widen::<KIND>(word[p], half));

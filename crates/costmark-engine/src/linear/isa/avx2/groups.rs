@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{in_blocks_of_four, load, load_scales, store_sums};
+use super::{AHEAD, fetch, in_blocks_of_four, load, load_scales, store_sums};
 use crate::linear::activations::Group;
 use crate::linear::isa::Sums;
 use crate::linear::packed::{Packed, Panel};
@@ -23,10 +23,12 @@ pub(super) fn tile<const FOUR_BITS: bool>(
         in_blocks_of_four!(rows.clone(), |first, R| {
             let block: [&[Group]; R] =
                 std::array::from_fn(|r| &x[(first + r) * per_row..][..per_row]);
+            // The first rows to meet a panel bring it into the cache.
+            let cold = first == rows.start;
             let sums = if FOUR_BITS {
-                four_bits::<R>(panel, block)
+                four_bits::<R>(panel, block, cold)
             } else {
-                eight_bits::<R>(panel, block)
+                eight_bits::<R>(panel, block, cold)
             };
             let out = &mut out[first - rows.start..][..R];
             for (out, sums) in out.iter_mut().zip(sums) {
@@ -42,13 +44,19 @@ pub(super) fn tile<const FOUR_BITS: bool>(
 #[allow(clippy::needless_range_loop)]
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn eight_bits<const R: usize>(panel: Panel<'_>, x: [&[Group]; R]) -> [__m256; R] {
+fn eight_bits<const R: usize>(panel: Panel<'_>, x: [&[Group]; R], cold: bool) -> [__m256; R] {
     let ones = _mm256_set1_epi16(1);
     let mut sums = [_mm256_setzero_ps(); R];
     let (groups, _) = panel.vectors.as_chunks::<8>();
     for (g, (group, scales)) in groups.iter().zip(panel.scales).enumerate() {
         let x: [&Group; R] = std::array::from_fn(|r| &x[r][g]);
         let mut products = [_mm256_setzero_si256(); R];
+        if cold {
+            (0..group.len())
+                .step_by(2)
+                .for_each(|v| fetch(&group[v], AHEAD));
+            fetch(scales, AHEAD / 2 / group.len());
+        }
         for v in 0..8 {
             let weights = load(&group[v]);
             let magnitudes = _mm256_abs_epi8(weights);
@@ -72,7 +80,7 @@ fn eight_bits<const R: usize>(panel: Panel<'_>, x: [&[Group]; R]) -> [__m256; R]
 #[allow(clippy::needless_range_loop)]
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn four_bits<const R: usize>(panel: Panel<'_>, x: [&[Group]; R]) -> [__m256; R] {
+fn four_bits<const R: usize>(panel: Panel<'_>, x: [&[Group]; R], cold: bool) -> [__m256; R] {
     let ones = _mm256_set1_epi16(1);
     let nibble = _mm256_set1_epi8(15);
     let mut sums = [_mm256_setzero_ps(); R];
@@ -80,6 +88,12 @@ fn four_bits<const R: usize>(panel: Panel<'_>, x: [&[Group]; R]) -> [__m256; R] 
     for (g, (group, scales)) in groups.iter().zip(panel.scales).enumerate() {
         let x: [&Group; R] = std::array::from_fn(|r| &x[r][g]);
         let mut pairs = [_mm256_setzero_si256(); R];
+        if cold {
+            (0..group.len())
+                .step_by(2)
+                .for_each(|v| fetch(&group[v], AHEAD));
+            fetch(scales, AHEAD / 2 / group.len());
+        }
         for v in 0..4 {
             let both = load(&group[v]);
             let low = _mm256_and_si256(both, nibble);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{load, load_scales};
+use super::{AHEAD, fetch, load, load_scales};
 use crate::linear::packed::{Panel, Scales, Vector};
 
 /// 256 values of eight rows: `d · scale · quant − dmin · min`.
@@ -70,6 +70,9 @@ fn six_bits(words: [&Vector; 3], halves: &[Scales], to: &mut Unpacked) {
 #[inline]
 pub(super) fn q4k(panel: Panel<'_>, block: usize, to: &mut Unpacked) {
     let words = &panel.vectors[35 * block..][..35];
+    (0..35)
+        .step_by(2)
+        .for_each(|word| fetch(&words[word], AHEAD));
     let scales = [&words[0], &words[1], &words[2]];
     six_bits(scales, &panel.scales[2 * block..][..2], to);
     let four = _mm256_set1_epi8(0x0f);
@@ -88,6 +91,9 @@ pub(super) fn q4k(panel: Panel<'_>, block: usize, to: &mut Unpacked) {
 #[inline]
 pub(super) fn q5k(panel: Panel<'_>, block: usize, to: &mut Unpacked) {
     let words = &panel.vectors[43 * block..][..43];
+    (0..43)
+        .step_by(2)
+        .for_each(|word| fetch(&words[word], AHEAD));
     let scales = [&words[0], &words[1], &words[2]];
     six_bits(scales, &panel.scales[2 * block..][..2], to);
     let four = _mm256_set1_epi8(0x0f);
@@ -112,6 +118,9 @@ pub(super) fn q5k(panel: Panel<'_>, block: usize, to: &mut Unpacked) {
 #[inline]
 pub(super) fn q6k(panel: Panel<'_>, block: usize, to: &mut Unpacked) {
     let words = &panel.vectors[52 * block..][..52];
+    (0..52)
+        .step_by(2)
+        .for_each(|word| fetch(&words[word], AHEAD));
     let four = _mm256_set1_epi8(0x0f);
     let top = _mm256_set1_epi8(0x30);
     for half in 0..2 {
