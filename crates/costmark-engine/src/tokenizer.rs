@@ -57,14 +57,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = match &self.inner {
-            Inner::Library(library) => library
-                .encode(text, true)
-                .map(|encoding| encoding.get_ids().to_vec())
-                .map_err(|error| error.to_string()),
-            Inner::SentencePiece(vocabulary) => vocabulary.encode(text),
-        };
-        ids.map_err(|error| EngineError::Option(format!("cannot tokenise the text: {error}")))
+        self.encode_with(text, true)
     }
 
     /// Token ids of `text` alone.
@@ -72,17 +65,29 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot represent the text.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode(text, false)
-            .map_err(|error| EngineError::Option(format!("cannot tokenise the text: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        self.encode_with(text, false)
+    }
+
+    fn encode_with(&self, text: &str, around: bool) -> Result<Vec<u32>> {
+        let ids = match &self.inner {
+            Inner::Library(library) => library
+                .encode(text, around)
+                .map(|encoding| encoding.get_ids().to_vec())
+                .map_err(|error| error.to_string()),
+            Inner::SentencePiece(vocabulary) if around => vocabulary.encode(text),
+            Inner::SentencePiece(vocabulary) => vocabulary.encode_plain(text),
+        };
+        ids.map_err(|error| EngineError::Option(format!("cannot tokenise the text: {error}")))
     }
 
     /// Token ids are below this.
     #[must_use]
     pub fn vocab_size(&self) -> u32 {
-        u32::try_from(self.inner.get_vocab_size(true)).unwrap_or(u32::MAX)
+        let size = match &self.inner {
+            Inner::Library(library) => library.get_vocab_size(true),
+            Inner::SentencePiece(vocabulary) => vocabulary.size(),
+        };
+        u32::try_from(size).unwrap_or(u32::MAX)
     }
 
     /// The text of token ids; special tokens are left out.

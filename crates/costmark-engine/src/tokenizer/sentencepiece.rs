@@ -147,6 +147,17 @@ impl SentencePiece {
     /// When the vocabulary has no token for a part of the text.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let mut out: Vec<u32> = self.around.0.into_iter().collect();
+        out.extend(self.encode_plain(text)?);
+        out.extend(self.around.1);
+        Ok(out)
+    }
+
+    /// Token ids of a text alone.
+    ///
+    /// # Errors
+    /// When the vocabulary has no token for a part of the text.
+    pub(super) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut out = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
             let (plain, found) = self.next_whole(rest);
@@ -160,8 +171,12 @@ impl SentencePiece {
                 rest = &rest[self.tokens[id as usize].0.len()..];
             }
         }
-        out.extend(self.around.1);
         Ok(out)
+    }
+
+    /// Tokens there are; ids are below it.
+    pub(super) fn size(&self) -> usize {
+        self.tokens.len()
     }
 
     /// The text before the first control or user-defined token, and that token.

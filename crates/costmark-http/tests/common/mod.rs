@@ -91,6 +91,7 @@ pub(crate) fn wait(backend: &mut HttpBackend) -> Fate {
                 } => fate.finished = Some((reason, usage, at_ns)),
                 Event::Failed { error, .. } => fate.failed = Some((error.class, error.message)),
                 Event::Step(_) => panic!("steps cannot be seen"),
+                Event::TokenRun(_) => panic!("every token is told"),
             }
         }
         if fate.finished.is_some() || fate.failed.is_some() {
