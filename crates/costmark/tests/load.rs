@@ -39,6 +39,7 @@ fn refused(place: &Place, more: &[&str], says: &[&str]) {
     );
 }
 
+#[allow(clippy::panic)] // A helper of tests.
 fn number(value: &Value, pointer: &str) -> f64 {
     value
         .pointer(pointer)
