@@ -24,6 +24,7 @@ use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Tensor};
 
 pub(crate) use self::cpu::CpuMatrix;
+pub use self::memory::mapped_bytes;
 use crate::error::{EngineError, Result};
 use crate::weights::TensorFormat;
 

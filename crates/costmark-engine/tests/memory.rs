@@ -1,4 +1,4 @@
-//! Loading holds the weights once: the most the heap ever holds is the loaded weights and a
+//! Loading holds the weights once: the most that heap and weight memory ever hold is the weights and a
 //! fifth. (Mapped files are not on the heap, and are given back piece by piece.) And no damage
 //! to a file makes its reader ask for much more memory than the file could fill.
 
@@ -10,6 +10,7 @@ mod support;
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
+use costmark_engine::linear::mapped_bytes;
 use costmark_engine::{
     Checkpoint, Decoder, FormatChoice, ModelInfo, OpenOptions, TensorFormat, WeightChoice,
 };
@@ -33,15 +34,17 @@ const CONFIG: &str = r#"{
 /// Of the weights, what may be on the heap beside them.
 const SPARE: f64 = 0.2;
 
-/// Opens and loads; the most bytes on the heap meanwhile, and those of the weights.
+/// Opens and loads; the most bytes on the heap meanwhile with all that is held beside it at the
+/// end, and those of the weights.
 fn load(options: &OpenOptions) -> (usize, u64) {
     // Buffers and thread pools that are made once.
     drop(decoder(options));
     let before = HEAP.current_usage();
     HEAP.reset_peak_usage();
     let (decoder, weight_bytes) = decoder(options);
-    let peak = HEAP.peak_usage() - before;
+    let peak = HEAP.peak_usage() - before + mapped_bytes();
     drop(decoder);
+    assert_eq!(mapped_bytes(), 0, "weights that nobody holds");
     (peak, weight_bytes)
 }
 

@@ -364,7 +364,7 @@ fn comparisons_end_as_a_bar_says() {
     let csv = stdout(&mut place.costmark(&["diff", "a", "b", "--csv", "--metrics", "ttft"]));
     assert_eq!(csv.lines().count(), 3, "{csv}");
     place
-        .run(&["--concurrency", "1", "--warmup", "1", "-o", "c", "--quiet"])
+        .run(&["--concurrency", "1", "--warmup", "2", "-o", "c", "--quiet"])
         .assert()
         .success();
     let error = stderr(

@@ -8,6 +8,7 @@
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::MmapMut;
@@ -20,6 +21,15 @@ const REGION: usize = 64 << 20;
 const LARGE_PAGE: usize = 2 << 20;
 /// Matrices begin at multiples of this, a cache line.
 const ALIGNMENT: usize = 64;
+
+/// Bytes in use.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of weights that are held in such memory now, beside the heap.
+#[must_use]
+pub fn mapped_bytes() -> usize {
+    HELD.load(Ordering::Relaxed)
+}
 
 /// Types of which every pattern of bits is a value.
 ///
@@ -103,12 +113,19 @@ impl<T: Plain> Memory<T> {
                 (region, address)
             }
         };
+        HELD.fetch_add(bytes, Ordering::Relaxed);
         Ok(Self {
             _region: region,
             address,
             len,
             of: PhantomData,
         })
+    }
+}
+
+impl<T> Drop for Memory<T> {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.len * size_of::<T>(), Ordering::Relaxed);
     }
 }
 
