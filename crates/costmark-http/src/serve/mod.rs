@@ -1,7 +1,7 @@
 //! A server of the OpenAI protocol in front of any [`Backend`]: a target to measure and a
 //! demonstration, not a product. It knows one model and no users.
 //!
-//! The caller's thread runs the backend ([`pump`]); sockets live on a thread of their own.
+//! The caller's thread runs the backend (`pump`); sockets live on a thread of their own.
 //! They meet in two channels: commands one way, pieces of answers the other.
 
 mod answer;
