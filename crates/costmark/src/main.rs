@@ -22,6 +22,7 @@ mod models;
 mod money;
 mod output;
 mod plan;
+mod plan_file;
 mod price;
 mod probe;
 mod progress;

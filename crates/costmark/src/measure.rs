@@ -26,6 +26,7 @@ use crate::plan::{Level, Load, Plan, Unit, WarmupPlan};
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::recorder::{Discard, LineRecorder};
+use crate::run::command;
 use crate::{advice, build_info, stop, units};
 
 /// A measurement about to run.
@@ -377,9 +378,7 @@ impl Measurement<'_> {
             status: Status::Incomplete,
             failure: None,
             tool: tool(),
-            command: std::env::args_os()
-                .map(|arg| arg.to_string_lossy().into_owned())
-                .collect(),
+            command: command(),
             started_at: self.started_at.to_string(),
             finished_at: None,
             plan_hash: plan.hash(),

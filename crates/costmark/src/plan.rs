@@ -47,32 +47,32 @@ impl Plan {
         let mut engine = EnginePlan::resolve(&args.engine, usable_cores)?;
         engine.mock = served::mock(args, engine.backend)?;
         engine.endpoint = EndpointPlan::resolve(args)?;
-        let model = match &engine.endpoint {
-            Some(endpoint) => {
-                engine.backend = BackendKind::Http;
-                engine.prefix_cache = false;
-                ModelPlan::of_endpoint(endpoint)
-            }
-            None => ModelPlan::resolve(&args.model, engine.backend),
-        };
+        if engine.endpoint.is_some() {
+            engine.backend = BackendKind::Http;
+            engine.prefix_cache = false;
+        }
+        let models = served::models(args, &engine)?;
         let workloads = WorkloadPlan::resolve(&args.workload, args.load.requests)?;
         let loads = load::loads(&args.load, &args.workload)?;
         let mut levels = Vec::new();
-        for (workload, asked) in workloads.iter().enumerate() {
-            let name = (workloads.len() > 1).then_some(asked.id.as_str());
-            for &load in &loads {
-                levels.push(Level {
-                    id: level::level_id(None, name, load),
-                    model: 0,
-                    workload,
-                    load,
-                    stop: load::stop(&args.load, load, asked)?,
-                });
+        for (model, served) in models.iter().enumerate() {
+            let served = (models.len() > 1).then(|| served.id());
+            for (workload, asked) in workloads.iter().enumerate() {
+                let name = (workloads.len() > 1).then_some(asked.id.as_str());
+                for &load in &loads {
+                    levels.push(Level {
+                        id: level::level_id(served.as_deref(), name, load),
+                        model,
+                        workload,
+                        load,
+                        stop: load::stop(&args.load, load, asked)?,
+                    });
+                }
             }
         }
         let seed = args.load.seed.unwrap_or(0);
         Ok(Self {
-            models: vec![model],
+            models,
             engine,
             workloads,
             levels,

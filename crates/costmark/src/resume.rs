@@ -14,6 +14,7 @@ use costmark_report::{LevelId, RunFolder, Status, StoredRun, read_document};
 use crate::args::{Cli, Command, RunArgs};
 use crate::failure::{Failure, Result};
 use crate::plan::Plan;
+use crate::plan_file;
 
 /// A run that ended early.
 pub(crate) struct Earlier {
@@ -51,6 +52,14 @@ impl Earlier {
     }
 
     fn typed(&self) -> Result<RunArgs> {
+        let args = self.parsed()?;
+        match plan_file::resolve(&self.document.command, &args)? {
+            Some((args, _)) => Ok(args),
+            None => Ok(args),
+        }
+    }
+
+    fn parsed(&self) -> Result<RunArgs> {
         let cannot = |why: &dyn std::fmt::Display| self.refuse(&format!("its command {why}"));
         let parsed = Cli::try_parse_from(&self.document.command)
             .map_err(|e| cannot(&format!("is not understood any more: {e}")))?;

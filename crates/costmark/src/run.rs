@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::resume::Earlier;
-use crate::{output, report, stop, threads};
+use crate::{output, plan_file, report, stop, threads};
 
 /// Where run folders go when no place is named.
 const RUNS: &str = "runs";
@@ -24,15 +24,23 @@ const RUNS: &str = "runs";
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let earlier = args.resume.as_deref().map(Earlier::read).transpose()?;
     let recorded = earlier.as_ref().map(|e| e.args(args)).transpose()?;
-    let args = recorded.as_ref().unwrap_or(args);
+    let (written, file) = match recorded {
+        Some(recorded) => (Some(recorded), None),
+        None => plan_file::resolve(&command(), args)?.unzip(),
+    };
+    let args = written.as_ref().unwrap_or(args);
     let progress = Progress::new(args.quiet);
     let machine = Machine::detect();
     let usable = machine.cpu_limits.usable_threads;
-    let plan = Plan::resolve(args, usable)?;
+    let located = |failure| match &file {
+        Some(file) => file.locate(failure),
+        None => failure,
+    };
+    let plan = Plan::resolve(args, usable).map_err(located)?;
     if let Some(earlier) = &earlier {
         earlier.check(&plan, &machine, &tool())?;
     }
-    let pricing = Pricing::resolve(&args.price, usable)?;
+    let pricing = Pricing::resolve(&args.price, usable).map_err(located)?;
     threads::limit_compute(plan.engine.threads);
     stop::install()?;
 
@@ -49,7 +57,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         ),
     };
     let clock = MonotonicClock::start_at(begun_ns);
-    let prepared = match prepare(machine, &plan, clock, progress) {
+    let done = earlier.as_ref().map_or(0, |document| document.units.len());
+    let first = plan
+        .units()
+        .get(done)
+        .map(|unit| plan.levels[unit.level].model);
+    let first = first.unwrap_or(0);
+    let prepared = match prepare(machine, &plan, first, clock, progress) {
         Ok(prepared) => prepared,
         Err(failure) => {
             folder.discard();
@@ -69,22 +83,30 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     measure(args, measurement, prepared)
 }
 
+/// What was typed, program name first.
+pub(crate) fn command() -> Vec<String> {
+    std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect()
+}
+
 /// What is ready before the first request.
 struct Prepared<'a> {
     watch: Watch,
     models: Models<'a>,
-    /// The first one, loaded.
+    /// The first one to be measured, loaded.
     first: Served,
 }
 
 fn prepare(
     machine: Machine,
     plan: &Plan,
+    first: usize,
     clock: MonotonicClock,
     progress: Progress,
 ) -> Result<Prepared<'_>> {
     let mut models = Models::open(plan, clock, progress)?;
-    let first = models.start(0)?;
+    let first = models.start(first)?;
     let is_here = !matches!(plan.engine.backend, BackendKind::Mock | BackendKind::Http);
     let stage = is_here.then(|| progress.stage("Measuring memory bandwidth and arithmetic"));
     let watch = Watch::begin(machine, plan.engine.threads, clock, is_here)?;

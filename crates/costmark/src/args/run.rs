@@ -11,6 +11,15 @@ use super::{
 /// The measurement.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
+    /// Take what is not typed from this file: TOML whose keys are the flags below, with _ for -.
+    /// Lists make axes: model, dtype, quantize, concurrency or rate, workload; each combination
+    /// is a level. What the file says cannot be typed again. See configs/plans
+    #[arg(long, value_name = "FILE", help_heading = "Plan")]
+    pub(crate) plan: Option<PathBuf>,
+    /// The models of a plan file that names several, in the order they are loaded.
+    #[arg(skip)]
+    pub(crate) models: Vec<ModelArgs>,
+
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]

@@ -109,6 +109,34 @@ impl ModelPlan {
     }
 }
 
+/// The models that are measured one after the other.
+pub(super) fn models(args: &RunArgs, engine: &EnginePlan) -> Result<Vec<ModelPlan>> {
+    let several = || args.models.iter();
+    let all: Vec<ModelPlan> = match (&engine.endpoint, args.models.is_empty()) {
+        (Some(endpoint), true) => vec![ModelPlan::of_endpoint(endpoint)],
+        (Some(_), false) => {
+            return Err(Failure::input(
+                "--model: a server is measured with one of its models at a time; name one",
+            ));
+        }
+        (None, true) => vec![ModelPlan::resolve(&args.model, engine.backend)],
+        (None, false) => several()
+            .map(|model| ModelPlan::resolve(model, engine.backend))
+            .collect(),
+    };
+    for (i, model) in all.iter().enumerate() {
+        let id = model.id();
+        if let Some(other) = all[..i].iter().find(|other| other.id() == id) {
+            return Err(Failure::input(format!(
+                "--model: {} and {} would both be called {id} in the result; measure one of them \
+                 in a run of its own",
+                other.model, model.model
+            )));
+        }
+    }
+    Ok(all)
+}
+
 /// How it is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EnginePlan {

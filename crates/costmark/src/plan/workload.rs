@@ -319,7 +319,8 @@ fn traced(path: &Path, args: &WorkloadArgs, max_requests: Option<u64>) -> Result
         to_s: args.trace_window.and_then(|w| w.to_s),
         max_requests: max_requests.and_then(|n| usize::try_from(n).ok()),
     };
-    let trace = read_trace(path, &options)?;
+    let trace = read_trace(path, &options)
+        .map_err(|failure| Failure::input(format!("--trace {}", failure.message())))?;
     if let Some(format) = args.trace_format
         && format != trace.format
     {
