@@ -26,7 +26,7 @@ mod window;
 
 pub use advice::{Advice, AdviceCode, UNUSABLE_CV};
 pub use bootstrap::{WithinUnit, block_length, mean_by_blocks};
-pub use goodput::{Goodput, Slo};
+pub use goodput::{DEFAULT_SLO_SHARE, Goodput, ITL_SHARE, Slo, SloCounts, samples_for_share};
 pub use histogram::{HistogramError, LatencyHistogram, LatencySummary, P90_MIN_N, P99_MIN_N};
 pub use latency::{LatencyHistograms, LatencySummaries};
 pub use level::LevelSummary;

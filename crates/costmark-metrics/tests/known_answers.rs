@@ -140,6 +140,7 @@ fn failures_are_counted_by_class_and_have_no_latency() {
         ttft_ms: Some(10.0),
         tpot_ms: Some(10.0),
         e2e_ms: Some(640.0),
+        ..Slo::default()
     };
     let run = drive(config, 4, 40, 64);
     let found = summary(&run, Some(slo));

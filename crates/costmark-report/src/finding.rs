@@ -3,11 +3,20 @@
 use crate::document::{LevelDocument, RunDocument};
 use crate::names::{as_streams, streams};
 use crate::numbers::{percent, usd};
+use crate::search::search_finding;
 
-/// The level whose output tokens are cheapest, told with machine and price; `None` where no
-/// level has a price for tokens.
+/// What a search found, and the level whose output tokens are cheapest, told with machine and
+/// price; `None` where there is neither.
 #[must_use]
 pub fn finding(run: &RunDocument) -> Option<String> {
+    let parts: Vec<String> = [search_finding(run), cost_finding(run)]
+        .into_iter()
+        .flatten()
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
+}
+
+fn cost_finding(run: &RunDocument) -> Option<String> {
     let (level, what, cost) = cheapest(&run.levels)?;
     let mut text = format!(
         "At {} a million {what} {} on {} at {}/h ({})",

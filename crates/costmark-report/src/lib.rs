@@ -17,6 +17,7 @@ mod names;
 pub mod numbers;
 pub mod page;
 mod read;
+mod search;
 mod store;
 mod table;
 mod text;

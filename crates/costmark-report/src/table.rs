@@ -6,6 +6,7 @@ use crate::document::{BackendDocument, LevelDocument, RunDocument, Status};
 use crate::level_table::{has_two_clocks, level_tables};
 use crate::names;
 use crate::numbers::{percent, short};
+use crate::search::search_lines;
 
 /// Widest line.
 pub const WIDTH: u16 = 100;
@@ -46,6 +47,9 @@ pub fn render_for(run: &RunDocument, columns: u16) -> String {
     }
     for line in run.levels.iter().filter_map(|level| goodput(level, run)) {
         text.paragraph("Goodput   ", &line);
+    }
+    for line in search_lines(run) {
+        text.paragraph("Search    ", &line);
     }
     text.paragraph("Machine   ", &machine(run));
     text.paragraph("Price     ", &price(run));
@@ -182,7 +186,8 @@ fn goodput(level: &LevelDocument, run: &RunDocument) -> Option<String> {
         .zip(summary.goodput_output_tok_per_s)?;
     let limits: Vec<String> = [
         ("TTFT", slo.ttft_ms),
-        ("mean ITL", slo.tpot_ms),
+        ("95 % of gaps", slo.itl_ms),
+        ("mean gap", slo.tpot_ms),
         ("E2E", slo.e2e_ms),
     ]
     .iter()
@@ -230,6 +235,10 @@ fn level_advice(run: &RunDocument) -> Vec<String> {
     let mut grouped: Vec<(&Advice, Vec<&LevelDocument>)> = Vec::new();
     for level in &run.levels {
         for advice in &level.summary.advice {
+            // A search goes beyond what holds on purpose.
+            if advice.code == AdviceCode::Saturated && run.plan.goodput_search.is_some() {
+                continue;
+            }
             let is_fewest = fewest.is_some_and(|(_, id)| *id == level.id);
             if advice.code == AdviceCode::TooFewSamples && !is_fewest {
                 continue;

@@ -5,6 +5,7 @@
 //! exit code in [`failure`].
 
 mod advice;
+mod agenda;
 mod args;
 mod backend;
 mod build_info;

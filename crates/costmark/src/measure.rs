@@ -13,7 +13,7 @@ use costmark_metrics::{
     OpenLoad, RequestCounts, UNUSABLE_CV, UnitInput, summarise, summarise_open,
 };
 use costmark_report::document::{
-    BackendDocument, LevelDocument, Overhead, RunDocument, Tool, UnitCost, UnitDocument,
+    BackendDocument, LevelDocument, Overhead, RunDocument, Tool, UnitCost, UnitDocument, UnitPlan,
     WarmupDocument,
 };
 use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
@@ -27,7 +27,7 @@ use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::recorder::{Discard, LineRecorder};
 use crate::run::command;
-use crate::{advice, build_info, stop, units};
+use crate::{advice, agenda, build_info, stop, units};
 
 /// A measurement about to run.
 pub(crate) struct Measurement<'a> {
@@ -93,8 +93,9 @@ impl Measurement<'_> {
             .sample_into(&self.folder)
             .map_err(|e| failed(&e.message()))?;
         let mut loaded = Some(first);
-        for unit in plan.units().into_iter().skip(document.units.len()) {
-            let level = &plan.levels[unit.level];
+        while let Some((unit, level)) = agenda::next(plan, &document.units) {
+            let level = &level;
+            enter(plan, document, unit, level);
             let mut served = match loaded.take() {
                 Some(served) if served.model == level.model => served,
                 before => {
@@ -148,6 +149,14 @@ impl Measurement<'_> {
         document.backends.retain(|backend| backend.model_id != id);
         document.backends.push(BackendDocument::new(&id, info));
         document.notes = advice::notes(document, &self.pricing.choice);
+        if let Some(search) = plan.search {
+            self.progress.say(&format!(
+                "Searching the highest rate within the SLO, {} requests at each; eight to ten rates \
+                 as a rule",
+                u64::from(plan.repeats) * search.requests
+            ));
+            return;
+        }
         let known = info.work.zip(watch.roofline());
         self.left = known.map(|(work, roofline)| {
             let _stage = self.progress.stage("Trying one request");
@@ -325,6 +334,7 @@ impl Measurement<'_> {
                 LevelDocument::from_units(level, &units, &self.pricing.model)
             })
             .collect();
+        document.searches = agenda::searches(self.plan, &document.units);
         document.notes = advice::notes(document, &self.pricing.choice);
         document.advice = advice::advise(document);
         document.finding = finding(document);
@@ -395,10 +405,29 @@ impl Measurement<'_> {
             resumed: Vec::new(),
             units: Vec::new(),
             levels: Vec::new(),
+            searches: Vec::new(),
             notes: Vec::new(),
             advice: Vec::new(),
             finding: None,
         }
+    }
+}
+
+/// A level that a search has just asked for is one of the plan's from now on.
+fn enter(plan: &Plan, document: &mut RunDocument, unit: Unit, level: &Level) {
+    if plan.search.is_none() {
+        return;
+    }
+    let known = &mut document.plan;
+    if known.level(&level.id).is_none() {
+        known.levels.push(plan.level_document(level));
+    }
+    let unit = UnitPlan {
+        level: level.id.clone(),
+        repeat: unit.repeat,
+    };
+    if !known.units.contains(&unit) {
+        known.units.push(unit);
     }
 }
 

@@ -34,19 +34,14 @@ impl<'a> Models<'a> {
     /// asked of one of them is told now, where it is known before loading.
     pub(crate) fn open(plan: &'a Plan, clock: MonotonicClock, progress: Progress) -> Result<Self> {
         let mut opened = Vec::new();
-        for (model, named) in plan.models.iter().enumerate() {
+        for named in &plan.models {
             let found = match &plan.engine.endpoint {
                 Some(endpoint) => Opened::Http(Box::new(endpoint.clone())),
                 None => backend::open(named, plan.engine.backend, progress)?,
             };
             if let Some(shape) = found.shape() {
                 let max_context = plan.engine.max_context.unwrap_or(u32::MAX);
-                sources(
-                    plan,
-                    model,
-                    vocabulary(shape),
-                    context(shape).min(max_context),
-                )?;
+                sources(plan, vocabulary(shape), context(shape).min(max_context))?;
             }
             opened.push(Some(found));
         }
@@ -66,7 +61,7 @@ impl<'a> Models<'a> {
         if let Opened::Http(endpoint) = &opened {
             return self.connect(model, endpoint);
         }
-        let longest = plan.longest_request_tokens(model);
+        let longest = plan.longest_request_tokens();
         let demand = Demand {
             sequences: plan.max_in_flight(model),
             tokens_per_sequence: longest,
@@ -77,7 +72,7 @@ impl<'a> Models<'a> {
         if info.kind == BackendKind::Mock {
             return Ok(Served {
                 model,
-                sources: sources(plan, model, MOCK_VOCABULARY, info.max_context)?,
+                sources: sources(plan, MOCK_VOCABULARY, info.max_context)?,
                 backend,
             });
         }
@@ -99,7 +94,7 @@ impl<'a> Models<'a> {
             .shape
             .ok_or_else(|| Failure::run("the backend does not say how large its vocabulary is"))?;
         let max_context = context(&shape).min(info.max_context);
-        let sources = sources(plan, model, vocabulary(&shape), max_context)?;
+        let sources = sources(plan, vocabulary(&shape), max_context)?;
         Ok(Served {
             model,
             backend,
@@ -116,7 +111,7 @@ impl<'a> Models<'a> {
         ));
         Ok(Served {
             model,
-            sources: sources(self.plan, model, vocab_size, info.max_context)?,
+            sources: sources(self.plan, vocab_size, info.max_context)?,
             backend: Box::new(backend),
         })
     }
@@ -134,21 +129,14 @@ fn context(shape: &ModelShape) -> u32 {
 }
 
 /// The requests of each workload, if all that this model will be asked fit `max_context`.
-fn sources(
-    plan: &Plan,
-    model: usize,
-    vocab_size: u32,
-    max_context: u32,
-) -> Result<Vec<Box<dyn RequestSource>>> {
+fn sources(plan: &Plan, vocab_size: u32, max_context: u32) -> Result<Vec<Box<dyn RequestSource>>> {
     let sources: Vec<Box<dyn RequestSource>> = plan
         .workloads
         .iter()
         .map(|workload| workload.source(vocab_size, plan.asking))
         .collect();
-    for level in plan.levels_of(model) {
-        sources[level.workload]
-            .check(max_context)
-            .map_err(Failure::input)?;
+    for source in &sources {
+        source.check(max_context).map_err(Failure::input)?;
     }
     Ok(sources)
 }

@@ -3,8 +3,11 @@
 mod level;
 mod load;
 pub(crate) mod preset;
+mod search;
 mod served;
 mod workload;
+
+use std::num::NonZeroU32;
 
 use costmark_core::BackendKind;
 use costmark_load::Stop;
@@ -15,8 +18,9 @@ use crate::args::{DeviceArg, RunArgs};
 use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
 
-pub(crate) use level::{Level, Load, Unit};
+pub(crate) use level::{Level, Load, Unit, level_id};
 pub(crate) use load::WarmupPlan;
+pub(crate) use search::SearchPlan;
 pub(crate) use served::{EnginePlan, ModelPlan, sampling};
 pub(crate) use workload::{Asking, WorkloadPlan, read_trace};
 
@@ -31,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) warmup: WarmupPlan,
     pub(crate) asking: Asking,
     pub(crate) slo: Option<Slo>,
+    /// Levels are then found while measuring.
+    pub(crate) search: Option<SearchPlan>,
     pub(crate) utilization: f64,
     pub(crate) max_errors: f64,
 }
@@ -76,7 +82,10 @@ impl Plan {
             engine,
             workloads,
             levels,
-            repeats: args.load.repeats.unwrap_or(load::DEFAULT_REPEATS),
+            repeats: args.load.repeats.unwrap_or(match args.load.find_goodput {
+                true => SearchPlan::DEFAULT_REPEATS,
+                false => load::DEFAULT_REPEATS,
+            }),
             warmup: WarmupPlan::resolve(&args.load),
             asking: Asking {
                 seed,
@@ -84,6 +93,7 @@ impl Plan {
                 sampling: sampling(&args.sampling, seed)?,
             },
             slo: args.load.slo,
+            search: SearchPlan::resolve(&args.load)?,
             utilization: args.price.utilization,
             max_errors: args.max_errors,
         })
@@ -131,6 +141,9 @@ impl Plan {
     /// Most requests in flight at any level of a model; `None` where some level knows no
     /// bound.
     pub(crate) fn max_in_flight(&self, model: usize) -> Option<u32> {
+        if let Some(search) = self.search {
+            return search.max_in_flight.map(NonZeroU32::get);
+        }
         let all: Option<Vec<u32>> = self
             .levels_of(model)
             .map(|level| level.load.max_in_flight())
@@ -139,9 +152,10 @@ impl Plan {
     }
 
     /// Prompt plus output of the longest request a model can be asked.
-    pub(crate) fn longest_request_tokens(&self, model: usize) -> u64 {
-        self.levels_of(model)
-            .map(|level| self.workloads[level.workload].longest_request_tokens())
+    pub(crate) fn longest_request_tokens(&self) -> u64 {
+        self.workloads
+            .iter()
+            .map(WorkloadPlan::longest_request_tokens)
             .max()
             .unwrap_or(0)
     }
@@ -189,12 +203,14 @@ impl Plan {
             ignore_eos: self.asking.ignore_eos,
             sampling: self.asking.sampling,
             slo: self.slo,
+            goodput_search: self.search.map(SearchPlan::document),
             utilization: self.utilization,
             max_errors: self.max_errors,
         }
     }
 
-    fn level_document(&self, level: &Level) -> LevelPlan {
+    /// As it goes into the result.
+    pub(crate) fn level_document(&self, level: &Level) -> LevelPlan {
         let (requests, duration_s) = match level.stop {
             Stop::Requests(n) => (Some(n), None),
             Stop::Duration(ns) => (None, Some(ns as f64 / 1e9)),

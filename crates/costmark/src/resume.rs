@@ -14,7 +14,7 @@ use costmark_report::{LevelId, RunFolder, Status, StoredRun, read_document};
 use crate::args::{Cli, Command, RunArgs};
 use crate::failure::{Failure, Result};
 use crate::plan::Plan;
-use crate::plan_file;
+use crate::{agenda, plan_file};
 
 /// A run that ended early.
 pub(crate) struct Earlier {
@@ -106,7 +106,7 @@ impl Earlier {
                 name(tool)
             )));
         }
-        if then.units.len() >= plan.units().len() {
+        if agenda::next(plan, &then.units).is_none() {
             return Err(Failure::input(format!(
                 "--resume {}: all of its units are measured; {}",
                 self.path.display(),

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::resume::Earlier;
-use crate::{output, plan_file, report, stop, threads};
+use crate::{agenda, output, plan_file, report, stop, threads};
 
 /// Where run folders go when no place is named.
 const RUNS: &str = "runs";
@@ -57,12 +57,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         ),
     };
     let clock = MonotonicClock::start_at(begun_ns);
-    let done = earlier.as_ref().map_or(0, |document| document.units.len());
-    let first = plan
-        .units()
-        .get(done)
-        .map(|unit| plan.levels[unit.level].model);
-    let first = first.unwrap_or(0);
+    let done = earlier.as_ref().map_or(&[][..], |earlier| &earlier.units);
+    let first = agenda::next(&plan, done).map_or(0, |(_, level)| level.model);
     let prepared = match prepare(machine, &plan, first, clock, progress) {
         Ok(prepared) => prepared,
         Err(failure) => {

@@ -41,16 +41,36 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
 
 /// `ttft=2s,itl=100ms,e2e=30s`: limits on each request.
 pub(crate) fn slo(text: &str) -> Result<Slo, String> {
-    const ACCEPTED: &str = "limits are ttft=TIME, itl=TIME (a request's mean gap between tokens, \
-                            also written tpot) and e2e=TIME, e.g. ttft=2s,itl=100ms,e2e=30s";
-    let mut slo = Slo::default();
+    const ACCEPTED: &str = "limits are ttft=TIME, itl=TIME (95 % of a request's gaps between \
+                            tokens), tpot=TIME (its mean gap) and e2e=TIME, then @pN for the share \
+                            of requests that must keep them, e.g. ttft=2s,itl=100ms,e2e=30s@p95";
+    let (text, share) =
+        match text.split_once('@') {
+            None => (text, None),
+            Some((text, share)) => {
+                let percent = share
+                    .trim()
+                    .strip_prefix('p')
+                    .and_then(|p| p.parse::<f64>().ok());
+                let percent = percent.filter(|&p| (1.0..100.0).contains(&p)).ok_or_else(|| {
+                format!("`@{share}` is no share of requests, from @p1 to below @p100; {ACCEPTED}")
+            })?;
+                // 99.9 / 100 is not 0.999 in binary.
+                (text, Some((percent * 1e7).round() / 1e9))
+            }
+        };
+    let mut slo = Slo {
+        share,
+        ..Slo::default()
+    };
     for part in text.split(',').map(str::trim) {
         let (name, value) = part
             .split_once('=')
             .ok_or_else(|| format!("`{part}` is no limit; {ACCEPTED}"))?;
         let limit = match name {
             "ttft" => &mut slo.ttft_ms,
-            "itl" | "tpot" => &mut slo.tpot_ms,
+            "itl" => &mut slo.itl_ms,
+            "tpot" => &mut slo.tpot_ms,
             "e2e" => &mut slo.e2e_ms,
             _ => return Err(format!("there is no limit `{name}`; {ACCEPTED}")),
         };
@@ -140,14 +160,19 @@ mod tests {
     fn limits_of_a_request() {
         let all = slo("ttft=2s, itl=100ms,e2e=30s").unwrap();
         assert_eq!(
-            (all.ttft_ms, all.tpot_ms, all.e2e_ms),
+            (all.ttft_ms, all.itl_ms, all.e2e_ms),
             (Some(2000.0), Some(100.0), Some(30_000.0))
         );
+        assert_eq!((all.tpot_ms, all.share), (None, None));
+        assert_eq!(slo("tpot=1ms@p99.9").unwrap().share, Some(0.999));
         for (text, reason) in [
             ("tfft=2s", "no limit `tfft`"),
             ("ttft=2", "with a unit"),
             ("ttft", "is no limit"),
-            ("itl=1ms,tpot=2ms", "given twice"),
+            ("itl=1ms,itl=2ms", "given twice"),
+            ("ttft=1s@95", "no share of requests"),
+            ("ttft=1s@p100", "below @p100"),
+            ("@p95", "is no limit"),
             ("ttft=3s,e2e=2s", "lower ttft"),
         ] {
             let message = slo(text).unwrap_err();

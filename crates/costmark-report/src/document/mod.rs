@@ -8,6 +8,7 @@ mod environment;
 mod load;
 mod machine;
 mod plan;
+mod search;
 mod unit;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use load::{
 };
 pub use machine::{EnergyDocument, MachineDocument, NeighbourDocument, Resumption};
 pub use plan::{BackendDocument, PlanDocument, PriceDocument};
+pub use search::{Limit, ProbeDocument, SearchDocument, SearchPlan, SearchStatus};
 pub use unit::{
     AdviceDocument, Attribution, LevelDocument, UnitCost, UnitDocument, WarmupDocument,
 };
@@ -62,6 +64,10 @@ pub struct RunDocument {
     pub units: Vec<UnitDocument>,
     /// One entry per level that has at least one repeat.
     pub levels: Vec<LevelDocument>,
+    /// What the search for the highest rate within the SLO found, per model and workload; absent
+    /// where none was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub searches: Vec<SearchDocument>,
     /// What a reader must know.
     pub notes: Vec<String>,
     /// What the user could do for a better measurement.

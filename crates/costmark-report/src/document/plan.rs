@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::canonical::canonical_hash;
 use super::load::{LevelId, LevelPlan, ModelDocument, UnitPlan, WorkloadDocument};
+use super::search::SearchPlan;
 
 /// The resolved plan: everything that decides what is measured, and in which order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,10 @@ pub struct PlanDocument {
     pub sampling: Sampling,
     /// Limits a request must meet to count as goodput.
     pub slo: Option<Slo>,
+    /// Search for the highest rate within them; `levels` and `units` are then what was measured
+    /// so far, and not part of [`hash`](Self::hash).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goodput_search: Option<SearchPlan>,
     /// Share of paid time at the measured load.
     pub utilization: f64,
     /// Share of requests that may fail.
@@ -77,7 +82,14 @@ impl PlanDocument {
     /// ask for the same measurement.
     #[must_use]
     pub fn hash(&self) -> String {
-        canonical_hash(self)
+        match self.goodput_search {
+            None => canonical_hash(self),
+            Some(_) => canonical_hash(&Self {
+                levels: Vec::new(),
+                units: Vec::new(),
+                ..self.clone()
+            }),
+        }
     }
 }
 

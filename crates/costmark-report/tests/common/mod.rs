@@ -256,6 +256,7 @@ pub(crate) fn plan() -> PlanDocument {
         ignore_eos: true,
         sampling: Sampling::Greedy,
         slo: None,
+        goodput_search: None,
         utilization: 1.0,
         max_errors: 0.0,
     }
@@ -362,6 +363,7 @@ pub(crate) fn run() -> RunDocument {
         units,
         levels,
         notes: vec!["synthetic weights: output is meaningless, speed is not".into()],
+        searches: Vec::new(),
         advice: vec![],
         finding: None,
     };

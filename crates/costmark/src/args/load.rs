@@ -63,9 +63,15 @@ pub(crate) struct LoadArgs {
     /// late. 0: measure from the first request on [default: 1]
     #[arg(long, value_name = "N|TIME", value_parser = units::warmup)]
     pub(crate) warmup: Option<WarmupArg>,
-    /// Limits a request must meet, all of them, on the user's clock: ttft, itl (its mean gap
-    /// between tokens) and e2e, e.g. ttft=2s,itl=100ms,e2e=30s. The result says what share of
-    /// requests and of output tokens did (goodput)
+    /// Limits a request must meet, all of them, on the user's clock: ttft, itl (which 95 % of its
+    /// gaps between tokens must keep), tpot (its mean gap) and e2e; @pN for the share of requests
+    /// that must, e.g. ttft=2s,itl=100ms,e2e=30s@p95. The result says what share of requests and
+    /// of output tokens did (goodput)
     #[arg(long, value_name = "LIMITS", value_parser = units::slo)]
     pub(crate) slo: Option<Slo>,
+    /// Search the highest rate at which enough requests keep --slo and requests do not pile up,
+    /// within 5 %. Each rate that is tried is a level of the result; which limit binds is said.
+    /// Begins at --rate, or below what a batch of --requests reaches [requests: 200 at least]
+    #[arg(long, requires = "slo", conflicts_with_all = ["concurrency", "max_throughput", "duration"])]
+    pub(crate) find_goodput: bool,
 }

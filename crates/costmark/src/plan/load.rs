@@ -23,16 +23,19 @@ pub(crate) const DEFAULT_REPEATS: u32 = 3;
 
 /// The loads that were asked for, each of which makes a level.
 pub(crate) fn loads(args: &LoadArgs, workload: &WorkloadArgs) -> Result<Vec<Load>> {
-    let is_named = args.rate.is_some() || args.max_throughput || args.concurrency.is_some();
+    let is_named = args.rate.is_some()
+        || args.max_throughput
+        || args.concurrency.is_some()
+        || args.find_goodput;
     let replays = workload.trace.is_some() && !is_named;
-    let is_open = args.rate.is_some() || args.max_throughput || replays;
+    let is_open = args.rate.is_some() || args.max_throughput || args.find_goodput || replays;
     if workload.time_scale.is_some() && !replays {
         return Err(Failure::input(
             "--time-scale plays the trace's own times faster; leave out the flag that says \
              otherwise when requests come",
         ));
     }
-    if args.arrivals.is_some() && args.rate.is_none() {
+    if args.arrivals.is_some() && args.rate.is_none() && !args.find_goodput {
         return Err(Failure::input(
             "--arrivals says how requests arrive at a rate; give one with --rate",
         ));
@@ -42,6 +45,9 @@ pub(crate) fn loads(args: &LoadArgs, workload: &WorkloadArgs) -> Result<Vec<Load
             "--max-concurrency bounds a load that is not a closed loop; --concurrency already \
              says how many requests are in flight",
         ));
+    }
+    if args.find_goodput {
+        return Ok(Vec::new());
     }
     let open = |process: ArrivalProcess| Load::Open {
         process,
