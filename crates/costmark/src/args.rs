@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Levels are matched by their name. A figure is called better or worse only where the 95 %
     /// interval of its ratio, from the repeats of both runs, does not hold 1. Runs with another
     /// model, workload, SLO or warm-up are marked and get no verdict.
-    Diff(crate::diff::DiffArgs),
+    Compare(crate::compare::CompareArgs),
     /// Write runs as one page: charts, tables, and sliders that price them anew
     ///
     /// The page needs no network and no other file. It shows cost and margin against load,
@@ -93,8 +93,8 @@ pub(crate) enum Command {
     /// A claim reproduces if what was published follows from other published figures within
     /// their rounding. Identities and what-ifs are computed but confirm nothing.
     Claims(Box<crate::money::claims::ClaimsArgs>),
-    /// Several measured machines at their prices: per dollar, per watt, which are not beaten
-    Compare(crate::money::compare::CompareArgs),
+    /// One cost table over machines: at best, at the SLO, per dollar, per watt, which are not beaten
+    Rank(crate::money::rank::RankArgs),
     /// What the price books hold; check them, import catalogues
     #[command(subcommand)]
     Prices(crate::money::prices::PricesCommand),

@@ -9,7 +9,7 @@ mod agenda;
 mod args;
 mod backend;
 mod build_info;
-mod diff;
+mod compare;
 mod endpoint;
 mod environment;
 mod estimate;
@@ -58,13 +58,13 @@ fn main() -> ExitCode {
         Command::Model(ModelCommand::Info(args)) => model_info::run(&args),
         Command::Workloads(args) => workloads::run(&args),
         Command::Trace(TraceCommand::Info(args)) => trace_info::run(&args),
-        Command::Diff(args) => diff::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Price(args) => money::price::run(&args),
         Command::Margin(args) => money::margin::run(&args),
         Command::Claims(args) => money::claims::run(&args),
-        Command::Compare(args) => money::compare::run(&args),
+        Command::Rank(args) => money::rank::run(&args),
         Command::Prices(command) => money::prices::run(&command),
         Command::Serve(args) => serve::run(&args),
     };

@@ -27,7 +27,7 @@ fn others() {
     insta::assert_snapshot!("model_info", help(&["model", "info", "--help"]));
     insta::assert_snapshot!("generate", help(&["generate", "--help"]));
     insta::assert_snapshot!("serve", help(&["serve", "--help"]));
-    insta::assert_snapshot!("diff", help(&["diff", "--help"]));
+    insta::assert_snapshot!("compare", help(&["compare", "--help"]));
     insta::assert_snapshot!("report", help(&["report", "--help"]));
 }
 

@@ -280,7 +280,7 @@ fn scenarios_with_own_figures() {
 #[test]
 fn machines_side_by_side() {
     let (place, _) = measured();
-    let args = ["compare", "r", "r", "--instance", "lambda/gpu_1x_h100_pcie"];
+    let args = ["rank", "r", "r", "--instance", "lambda/gpu_1x_h100_pcie"];
     let args = [&args[..], &["--instance", "aws/p5.4xlarge", "--json"]].concat();
     let found = json(&place, &args);
     // The same run at half the price is cheaper, but its card's power is half too.
@@ -288,12 +288,12 @@ fn machines_side_by_side() {
     assert_eq!(found["runs"][1]["watts"], 700.0);
     assert_eq!(found["runs"][0]["pareto"], true);
     assert_eq!(found["runs"][1]["pareto"], false);
-    let text = stdout(&mut place.costmark(&["compare", "r", "--slo-ttft-ms", "1000"]));
+    let text = stdout(&mut place.costmark(&["rank", "r", "--slo-ttft-ms", "1000"]));
     narrow(&text);
     assert!(text.contains("SLO: TTFT p90 up to 1000 ms"), "{text}");
     refused(
         &place,
-        &["compare", "r", "r", "r", "--watts", "1", "--watts", "2"],
+        &["rank", "r", "r", "r", "--watts", "1", "--watts", "2"],
         &["--watts", "2 times for 3 runs"],
     );
 }

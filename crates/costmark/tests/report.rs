@@ -266,7 +266,7 @@ fn a_page_of_two_hostile_runs_is_inert() {
         model["model"] = json!(evil);
     }
     std::fs::write(copy.join("run.json"), run.to_string()).unwrap();
-    let text = stdout(&mut place.costmark(&["diff", "a", "b"]));
+    let text = stdout(&mut place.costmark(&["compare", "a", "b"]));
     assert!(!text.contains(['\u{1b}', '\u{202e}']));
     assert_eq!(
         stdout(&mut place.costmark(&["report", "a", "b", "-o", "both.html"])),
@@ -344,31 +344,33 @@ fn comparisons_end_as_a_bar_says() {
             .assert()
             .success();
     }
-    let text = stdout(&mut place.costmark(&["diff", "a", "b", "--fail-on", "throughput<-99%"]));
+    let text = stdout(&mut place.costmark(&["compare", "a", "b", "--fail-on", "throughput<-99%"]));
     assert!(text.contains("baseline a"), "{text}");
     let error = stderr(
-        &mut place.costmark(&["diff", "a", "b", "--fail-on", "throughput>0"]),
+        &mut place.costmark(&["compare", "a", "b", "--fail-on", "throughput>0"]),
         1,
     );
     assert!(error.contains("output_tok_per_s>0 holds for b"), "{error}");
     let error = stderr(
-        &mut place.costmark(&["diff", "a", "b", "--fail-on", "speed>0"]),
+        &mut place.costmark(&["compare", "a", "b", "--fail-on", "speed>0"]),
         2,
     );
     assert!(error.contains("no metric is called `speed`"), "{error}");
-    let error = stderr(&mut place.costmark(&["diff", "a"]), 2);
+    let error = stderr(&mut place.costmark(&["compare", "a"]), 2);
     assert!(error.contains("only one run"), "{error}");
-    let json: Value =
-        serde_json::from_str(&stdout(&mut place.costmark(&["diff", "a", "b", "--json"]))).unwrap();
+    let json: Value = serde_json::from_str(&stdout(
+        &mut place.costmark(&["compare", "a", "b", "--json"]),
+    ))
+    .unwrap();
     assert_eq!(json["levels"][0]["metrics"][0]["name"], "output_tok_per_s");
-    let csv = stdout(&mut place.costmark(&["diff", "a", "b", "--csv", "--metrics", "ttft"]));
+    let csv = stdout(&mut place.costmark(&["compare", "a", "b", "--csv", "--metrics", "ttft"]));
     assert_eq!(csv.lines().count(), 3, "{csv}");
     place
         .run(&["--concurrency", "1", "--warmup", "2", "-o", "c", "--quiet"])
         .assert()
         .success();
     let error = stderr(
-        &mut place.costmark(&["diff", "a", "c", "--fail-on", "throughput<-99%"]),
+        &mut place.costmark(&["compare", "a", "c", "--fail-on", "throughput<-99%"]),
         2,
     );
     assert!(error.contains("not the same work"), "{error}");

@@ -2,10 +2,10 @@
 
 pub(crate) mod books;
 pub(crate) mod claims;
-pub(crate) mod compare;
 pub(crate) mod margin;
 pub(crate) mod price;
 pub(crate) mod prices;
+pub(crate) mod rank;
 mod scenario;
 mod terms;
 

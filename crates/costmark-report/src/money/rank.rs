@@ -9,7 +9,7 @@ use crate::numbers::short;
 
 /// One run at one price.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ComparedRun {
+pub struct RankedRun {
     /// Model and machine.
     pub name: String,
     /// Model and precision: rows of different models are not comparable.
@@ -34,7 +34,7 @@ pub struct ComparedRun {
     pub pareto: bool,
 }
 
-impl ComparedRun {
+impl RankedRun {
     /// Output tokens per dollar, by the figure that counts.
     fn tokens_per_usd(&self, within: bool) -> Option<f64> {
         Some(1e6 / self.cost(within)?.value)
@@ -72,7 +72,7 @@ impl ComparedRun {
 
 /// As text. `limits` are the latency limits in words, if any were given.
 #[must_use]
-pub fn compare_table(runs: &[ComparedRun], limits: Option<&str>, notes: &[String]) -> String {
+pub fn rank_table(runs: &[RankedRun], limits: Option<&str>, notes: &[String]) -> String {
     let within = limits.is_some();
     let mut grid = Grid::new(
         &[

@@ -1,4 +1,4 @@
-//! `costmark diff`: runs side by side, with verdicts and bars.
+//! `costmark compare`: runs side by side, with verdicts and bars.
 
 // Comments on arguments are help texts, word for word, not Markdown.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
@@ -15,7 +15,7 @@ use crate::output;
 
 /// What to compare.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct DiffArgs {
+pub(crate) struct CompareArgs {
     /// Run folders, or folders that hold some. The first run is the baseline
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
@@ -51,7 +51,7 @@ fn metric(name: &str) -> Result<&'static Metric, String> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &DiffArgs) -> Result<()> {
+pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     let mut paths: Vec<PathBuf> = args.baseline.clone().into_iter().collect();
     paths.extend(args.runs.iter().cloned());
     let runs = find_runs(&paths)?;

@@ -1,10 +1,10 @@
-//! `costmark compare`: several machines at their prices, one table.
+//! `costmark rank`: several machines at their prices, one table.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use costmark_report::document::{LevelDocument, RunDocument};
-use costmark_report::money::{ComparedRun, PricedLevel, compare_table};
+use costmark_report::money::{PricedLevel, RankedRun, rank_table};
 
 use crate::failure::{Failure, Result};
 use crate::money::books::Books;
@@ -14,7 +14,7 @@ use crate::output;
 
 /// Which runs, at which prices.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct CompareArgs {
+pub(crate) struct RankArgs {
     /// Folders of runs
     #[arg(required = true)]
     pub(crate) runs: Vec<PathBuf>,
@@ -40,7 +40,7 @@ pub(crate) struct CompareArgs {
     pub(crate) json: bool,
 }
 
-pub(crate) fn run(args: &CompareArgs) -> Result<()> {
+pub(crate) fn run(args: &RankArgs) -> Result<()> {
     let books = Books::load(&args.prices)?;
     let count = args.runs.len();
     for (flag, given) in [
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     }
     let mut seen = std::collections::BTreeSet::new();
     notes.retain(|note: &String| seen.insert(note.clone()));
-    ComparedRun::mark(&mut rows, limits.is_some());
+    RankedRun::mark(&mut rows, limits.is_some());
     let mut models: Vec<&str> = rows.iter().map(|r| r.model.as_str()).collect();
     models.dedup();
     if models.len() > 1 {
@@ -111,10 +111,10 @@ pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     if args.json {
         return output::json(&serde_json::json!({ "slo": limits, "runs": rows, "notes": notes }));
     }
-    output::text(&compare_table(&rows, limits.as_deref(), &notes))
+    output::text(&rank_table(&rows, limits.as_deref(), &notes))
 }
 
-fn limits(args: &CompareArgs) -> Option<String> {
+fn limits(args: &RankArgs) -> Option<String> {
     let parts: Vec<String> = [("TTFT", args.slo_ttft_ms), ("ITL", args.slo_itl_ms)]
         .into_iter()
         .filter_map(|(name, ms)| Some(format!("{name} p90 up to {} ms", ms?)))
@@ -123,7 +123,7 @@ fn limits(args: &CompareArgs) -> Option<String> {
         .then(|| parts.join(" and ") + " (a level whose p90 has too few samples does not count)")
 }
 
-fn row(args: &CompareArgs, run: &RunDocument, terms: &Terms, watts: Option<f64>) -> ComparedRun {
+fn row(args: &RankArgs, run: &RunDocument, terms: &Terms, watts: Option<f64>) -> RankedRun {
     let priced: Vec<(&LevelDocument, PricedLevel)> = run
         .levels
         .iter()
@@ -161,7 +161,7 @@ fn row(args: &CompareArgs, run: &RunDocument, terms: &Terms, watts: Option<f64>)
     } else {
         best.as_ref()
     };
-    ComparedRun {
+    RankedRun {
         name: format!("{} on {}", models(run), run.environment.label),
         model: models(run),
         price: terms.short.clone(),
