@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use costmark_core::RequestId;
+
 /// A request that is due.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Arrival {
@@ -10,6 +12,18 @@ pub struct Arrival {
     /// Share of its output, 0 ≤ share < 1, that it should start with as already produced.
     /// Only heeded during warm-up.
     pub elapsed: f64,
+}
+
+/// A request that ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// Which.
+    pub id: RequestId,
+    /// When.
+    pub at_ns: u64,
+    /// Its prompt and then its output, where that is kept ([`Arrivals::follows_up`]) and it
+    /// finished.
+    pub said: Option<Vec<u32>>,
 }
 
 /// An arrival process: decides when requests are due.
@@ -26,6 +40,27 @@ pub trait Arrivals {
 
     /// A request ended.
     fn on_end(&mut self, at_ns: u64);
+
+    /// The next request was sent, under this id.
+    fn on_sent(&mut self, _: RequestId) {
+        self.advance();
+    }
+
+    /// A request ended: [`on_end`](Self::on_end) for processes to which it matters which.
+    fn on_end_of(&mut self, ended: Ended) {
+        self.on_end(ended.at_ns);
+    }
+
+    /// Whether requests continue earlier ones, so that what was said must be kept.
+    fn follows_up(&self) -> bool {
+        false
+    }
+
+    /// What the next request continues: an earlier prompt and its output. Empty for one that
+    /// continues nothing.
+    fn history(&self) -> &[u32] {
+        &[]
+    }
 
     /// Requests this process keeps in flight, if it does.
     fn concurrency(&self) -> Option<u32>;

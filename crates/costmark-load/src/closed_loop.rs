@@ -11,6 +11,7 @@ use crate::recorder::Recorder;
 use crate::source::RequestSource;
 use crate::stop::{Stop, StopSignal};
 use crate::unit::UnitRun;
+use crate::users::{Turns, Users};
 use crate::warmup::{Warmup, WarmupWatch};
 
 /// Silence after which a backend with requests in flight is given up: half an hour,
@@ -76,10 +77,39 @@ impl ClosedLoop {
         recorder: &mut dyn Recorder,
         signal: &StopSignal,
     ) -> UnitRun {
+        let mut slots = Slots::new(self.concurrency.get(), backend.now_ns());
+        self.drive(unit, backend, &mut slots, source, recorder, signal)
+    }
+
+    /// The same with [`concurrency`](Self::concurrency) users who hold conversations.
+    /// [`UnitRun::concurrency`] is only given if they never think.
+    pub fn run_users(
+        &self,
+        turns: &Turns,
+        unit: u32,
+        backend: &mut dyn Backend,
+        source: &dyn RequestSource,
+        recorder: &mut dyn Recorder,
+        signal: &StopSignal,
+    ) -> UnitRun {
         let now_ns = backend.now_ns();
-        let mut slots = Slots::new(self.concurrency.get(), now_ns);
+        let mut users = Users::new(turns, self.concurrency.get(), unit, now_ns);
+        self.drive(unit, backend, &mut users, source, recorder, signal)
+    }
+
+    fn drive(
+        &self,
+        unit: u32,
+        backend: &mut dyn Backend,
+        arrivals: &mut dyn Arrivals,
+        source: &dyn RequestSource,
+        recorder: &mut dyn Recorder,
+        signal: &StopSignal,
+    ) -> UnitRun {
+        let now_ns = backend.now_ns();
         let warmup = if self.warmup.enabled {
-            let watch = WarmupWatch::new(self.warmup, slots.concurrency(), now_ns);
+            let slots = Some(self.concurrency.get());
+            let watch = WarmupWatch::new(self.warmup, slots, now_ns);
             WarmupEnd::Settled(Box::new(watch), now_ns)
         } else {
             WarmupEnd::Off
@@ -92,6 +122,6 @@ impl ClosedLoop {
             max_consecutive_failures: self.max_consecutive_failures,
         };
         let phases = Phases::new(self.stop, warmup, Span::Requests, now_ns);
-        Driver::new(plan, phases, backend, &mut slots, source, recorder, signal).run()
+        Driver::new(plan, phases, backend, arrivals, source, recorder, signal).run()
     }
 }

@@ -1,11 +1,11 @@
 //! The loop that sends requests when they are due and takes in what comes back.
 
 use costmark_core::{
-    Backend, ErrorClass, Event, Outcome, Request, RequestError, RequestId, RequestRecord,
-    StepRecord,
+    Backend, ErrorClass, Event, FinishReason, Outcome, Request, RequestError, RequestId,
+    RequestRecord, StepRecord,
 };
 
-use crate::arrivals::{Arrival, Arrivals};
+use crate::arrivals::{Arrival, Arrivals, Ended};
 use crate::cap::Cap;
 use crate::in_flight::{Ending, InFlight};
 use crate::phases::Phases;
@@ -77,7 +77,7 @@ impl<'a> Driver<'a> {
             stage: Stage::Send,
             phases,
             cap: Cap::new(plan.max_in_flight),
-            in_flight: InFlight::for_backend(backend.info().kind),
+            in_flight: InFlight::for_backend(backend.info().kind, arrivals.follows_up()),
             prepared: None,
             cancelled_all: false,
             last_event_ns: now_ns,
@@ -217,7 +217,6 @@ impl<'a> Driver<'a> {
                 return Ok(());
             }
             self.send(phase, arrival)?;
-            self.arrivals.advance();
         }
         Ok(())
     }
@@ -242,6 +241,7 @@ impl<'a> Driver<'a> {
             self.run.delayed_by_cap += 1;
         }
         self.phases.on_sent(arrival.scheduled_ns);
+        self.arrivals.on_sent(request.id);
         let sent_ns = self.backend.now_ns();
         self.in_flight
             .insert(phase, arrival.scheduled_ns, sent_ns, &request);
@@ -250,7 +250,8 @@ impl<'a> Driver<'a> {
 
     /// Makes the next request ahead of time. A wrong guess costs only the making.
     fn prepare(&mut self) {
-        if self.stage != Stage::Send {
+        // What follows up is not known before it is due.
+        if self.stage != Stage::Send || self.arrivals.follows_up() {
             return;
         }
         let due_ns = self.arrivals.peek().map(|arrival| arrival.scheduled_ns);
@@ -263,11 +264,18 @@ impl<'a> Driver<'a> {
 
     fn make(&self, key: RequestKey, elapsed: f64) -> Request {
         let position = self.phases.sent();
-        if self.reads_prompts {
+        let mut request = if self.reads_prompts {
             self.source.make(key, position, elapsed)
         } else {
             self.source.make_blank(key, position, elapsed)
+        };
+        let history = self.arrivals.history();
+        if !history.is_empty() {
+            let shared = self.source.shared_prefix_tokens() as usize;
+            let shared = shared.min(request.prompt.len().saturating_sub(1));
+            request.prompt.splice(..shared, history.iter().copied());
         }
+        request
     }
 
     fn next_key(&self, phase: Phase) -> RequestKey {
@@ -324,8 +332,17 @@ impl<'a> Driver<'a> {
 
     fn on_end(&mut self, id: RequestId, at_ns: u64, ending: Ending) -> Result<(), UnitError> {
         self.cap.on_end(&self.in_flight, at_ns);
+        let said = self.in_flight.take_said(id);
         let (phase, record) = self.in_flight.end(id, at_ns, ending)?;
-        self.arrivals.on_end(at_ns);
+        let has_ended = matches!(
+            record.outcome,
+            Outcome::Finished(FinishReason::Length | FinishReason::Stop)
+        );
+        self.arrivals.on_end_of(Ended {
+            id,
+            at_ns,
+            said: said.filter(|_| has_ended),
+        });
         self.phases.on_end(!record.token_ns.is_empty());
         let failure = match &record.outcome {
             Outcome::Finished(_) => None,

@@ -18,6 +18,8 @@ pub(crate) struct InFlight {
     measured: usize,
     /// The backend's own count of prompt tokens is the record's.
     backend_counts_prompts: bool,
+    /// Prompts and outputs are kept until a request ends.
+    keeps_text: bool,
 }
 
 /// Hashes request ids, which the driver itself hands out: nobody can choose them to collide.
@@ -50,6 +52,20 @@ struct Entry {
     exact: bool,
     /// `None` once a token without an id arrived.
     hash: Option<u64>,
+    /// Its prompt and its output so far, where that is kept.
+    said: Vec<u32>,
+}
+
+impl Entry {
+    /// Notes output tokens of what was said. Where the backend does not tell an id, one of the
+    /// prompt's stands in for it: the length is right, the text is not.
+    fn say(&mut self, tokens: u32, id: Option<u32>) {
+        for i in 0..tokens as usize {
+            if let Some(filler) = self.said.get(i % self.said.len().max(1)).copied() {
+                self.said.push(id.unwrap_or(filler));
+            }
+        }
+    }
 }
 
 /// How the backend said that a request ended.
@@ -61,9 +77,10 @@ pub(crate) enum Ending {
 impl InFlight {
     /// For a backend that takes prompts as they are, or one that wraps them and counts
     /// what came of it.
-    pub(crate) fn for_backend(kind: BackendKind) -> Self {
+    pub(crate) fn for_backend(kind: BackendKind, keeps_text: bool) -> Self {
         Self {
             backend_counts_prompts: !kind.takes_prompts_as_they_are(),
+            keeps_text,
             ..Self::default()
         }
     }
@@ -118,6 +135,10 @@ impl InFlight {
             max_tokens: request.max_tokens,
             exact: request.ignore_eos,
             hash: Some(OUTPUT_HASH_START),
+            said: match self.keeps_text {
+                true => request.prompt.clone(),
+                false => Vec::new(),
+            },
         };
         self.requests.insert(request.id, entry);
         self.measured += usize::from(phase == Phase::Measured);
@@ -159,6 +180,7 @@ impl InFlight {
             .hash
             .zip(event.token_id)
             .map(|(hash, token)| extend_output_hash(hash, token));
+        entry.say(event.tokens, event.token_id);
         Ok(gap_ns)
     }
 
@@ -179,6 +201,7 @@ impl InFlight {
         })?;
         let events = events - at_once;
         if let Some(entry) = self.requests.get_mut(&run.request).filter(|_| events > 0) {
+            entry.say(events, None);
             let record = &mut entry.record;
             record.token_ns.extend(Span {
                 first_ns: first_ns + gap_ns,
@@ -191,6 +214,12 @@ impl InFlight {
             }
         }
         Ok(gap_before_ns)
+    }
+
+    /// The prompt and the output so far of a request that is about to end, where they are kept.
+    pub(crate) fn take_said(&mut self, id: RequestId) -> Option<Vec<u32>> {
+        let entry = self.requests.get_mut(&id).filter(|_| self.keeps_text)?;
+        Some(std::mem::take(&mut entry.said))
     }
 
     /// Takes an ended request out and checks that it brought what was asked for.
@@ -378,7 +407,7 @@ mod tests {
         for (kind, ok, input) in [(BackendKind::Http, true, 9), (BackendKind::Mock, false, 5)] {
             let mut in_flight = InFlight {
                 requests: in_flight(true).requests,
-                ..InFlight::for_backend(kind)
+                ..InFlight::for_backend(kind, false)
             };
             in_flight.measured = 1;
             in_flight.on_sent(7, 120).unwrap();

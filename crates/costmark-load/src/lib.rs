@@ -5,7 +5,8 @@
 //!   [`MixedWorkload`] adds correlated or observed lengths and a shared prefix;
 //!   [`RequestSource`] is anything that makes requests this way.
 //! - [`Arrivals`]: when it is asked. [`ClosedLoop`] keeps a number of requests in flight;
-//!   [`OpenLoop`] sends them by a [`Schedule`], whatever became of earlier ones.
+//!   [`OpenLoop`] sends them by a [`Schedule`], whatever became of earlier ones. [`Turns`] make
+//!   a closed loop one of users who hold conversations.
 //! - [`Trace`]: both, as they were recorded in production.
 //! - [`Recorder`]: where raw records go while the run is on.
 //! - [`UnitRun`]: one measured stretch, complete or cut short, with all that was observed.
@@ -33,10 +34,11 @@ mod stop;
 mod streams;
 mod trace;
 mod unit;
+mod users;
 mod warmup;
 mod workload;
 
-pub use arrivals::{Arrival, Arrivals, Slots};
+pub use arrivals::{Arrival, Arrivals, Ended, Slots};
 pub use calibrate::{RecordingCost, calibrate_recording, calibrate_recording_with};
 pub use closed_loop::{ClosedLoop, DEFAULT_MAX_CONSECUTIVE_FAILURES, DEFAULT_STALL_TIMEOUT_NS};
 pub use length::{LengthDistribution, LengthError};
@@ -55,5 +57,6 @@ pub use trace::{
     TraceOptions, TraceRequest, TraceSource,
 };
 pub use unit::{Phase, UnitError, UnitRun, WarmupFacts};
+pub use users::{ThinkTime, ThinkTimeError, Turns};
 pub use warmup::Warmup;
 pub use workload::{RequestKey, Workload, WorkloadError};

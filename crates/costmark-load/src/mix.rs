@@ -99,6 +99,10 @@ impl RequestSource for MixedWorkload {
         }
     }
 
+    fn shared_prefix_tokens(&self) -> u32 {
+        self.shared_prefix_tokens
+    }
+
     fn check(&self, max_context: u32) -> Result<(), WorkloadError> {
         if self.base.vocab_size == 0 {
             return Err(WorkloadError::EmptyVocabulary);

@@ -22,6 +22,12 @@ pub trait RequestSource {
         self.make(key, position, elapsed)
     }
 
+    /// Tokens at the begin of every prompt that are the same in all: said once in a
+    /// conversation.
+    fn shared_prefix_tokens(&self) -> u32 {
+        0
+    }
+
     /// Checks that every request fits a model's context.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use costmark_metrics::{Advice, AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N};
 
-use crate::document::{BackendDocument, LevelDocument, RunDocument, Status};
+use crate::document::{BackendDocument, LevelDocument, RunDocument, Status, WorkloadDocument};
 use crate::level_table::{has_two_clocks, level_tables};
 use crate::names;
 use crate::numbers::{percent, short};
@@ -124,14 +124,27 @@ fn headline(run: &RunDocument) -> String {
                     n => format!(", {n} of the input shared"),
                 };
                 return format!(
-                    "{name}{} input and {} output tokens per request{prefix}",
-                    workload.input_len, workload.output_len
+                    "{name}{} input and {} output tokens per request{prefix}{}",
+                    workload.input_len,
+                    workload.output_len,
+                    talk(workload)
                 );
             }
-            format!("{} requests", workload.id)
+            format!("{} requests{}", workload.id, talk(workload))
         })
         .collect();
     format!("{}: {}, {repeats}", models.join("; "), workloads.join("; "))
+}
+
+fn talk(workload: &WorkloadDocument) -> String {
+    let Some(turns) = &workload.turns else {
+        return String::new();
+    };
+    let think = match workload.think_time.as_deref() {
+        None | Some("0s") => String::new(),
+        Some(time) => format!(" and {time} to think"),
+    };
+    format!(", in conversations of {turns} turns{think}")
 }
 
 fn model(backend: &BackendDocument) -> String {

@@ -17,7 +17,7 @@ pub(crate) use endpoint::{ApiArg, EndpointArgs};
 pub(crate) use load::{LoadArgs, WarmupArg};
 pub(crate) use mock::MockArg;
 pub(crate) use run::RunArgs;
-pub(crate) use workload::{LengthArg, TraceWindow, WorkloadArgs, trace_window};
+pub(crate) use workload::{LengthArg, TraceWindow, WorkloadArgs, trace_window, turns};
 
 use crate::trace_info::TraceInfoArgs;
 use crate::units::{self, Bytes};

@@ -226,7 +226,20 @@ impl Measurement<'_> {
                     WarmupPlan::PerSlot(n) => per_slot(n),
                     WarmupPlan::For(ns) => Warmup::for_ns(ns),
                 };
-                Ok(closed_loop.run(number, backend, source, &mut recorder, signal))
+                let asking = self.plan.asking;
+                Ok(
+                    match self.plan.workloads[level.workload].turns(asking.seed) {
+                        None => closed_loop.run(number, backend, source, &mut recorder, signal),
+                        Some(turns) => closed_loop.run_users(
+                            &turns,
+                            number,
+                            backend,
+                            source,
+                            &mut recorder,
+                            signal,
+                        ),
+                    },
+                )
             }
             Load::Open {
                 process,

@@ -7,7 +7,7 @@ use costmark_load::RequestSource;
 use crate::backend::{self, Demand, Opened};
 use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
-use crate::plan::Plan;
+use crate::plan::{Plan, WorkloadPlan};
 use crate::progress::Progress;
 use crate::units;
 
@@ -137,6 +137,14 @@ fn sources(plan: &Plan, vocab_size: u32, max_context: u32) -> Result<Vec<Box<dyn
         .collect();
     for source in &sources {
         source.check(max_context).map_err(Failure::input)?;
+    }
+    let talks = plan.workloads.iter().filter(|w| w.turns(0).is_some());
+    let longest = talks.map(WorkloadPlan::longest_request_tokens).max();
+    if let Some(longest) = longest.filter(|&tokens| tokens > u64::from(max_context)) {
+        return Err(Failure::input(format!(
+            "a conversation may reach {longest} tokens, but the context holds {max_context}; lower \
+             --turns, --input-len or --output-len"
+        )));
     }
     Ok(sources)
 }

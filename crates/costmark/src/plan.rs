@@ -60,6 +60,16 @@ impl Plan {
         let models = served::models(args, &engine)?;
         let workloads = WorkloadPlan::resolve(&args.workload, args.load.requests)?;
         let loads = load::loads(&args.load, &args.workload)?;
+        let talks = workloads.iter().find(|w| w.turns(0).is_some());
+        let is_closed =
+            !args.load.find_goodput && loads.iter().all(|l| matches!(l, Load::Closed(_)));
+        if let (Some(workload), false) = (talks, is_closed) {
+            return Err(Failure::input(format!(
+                "--turns: users of {} who wait for answers are a closed loop; say how many with \
+                 --concurrency",
+                workload.id
+            )));
+        }
         let mut levels = Vec::new();
         for (model, served) in models.iter().enumerate() {
             let served = (models.len() > 1).then(|| served.id());

@@ -140,6 +140,12 @@ pub struct WorkloadDocument {
     pub lengths_sha256: Option<String>,
     /// Tokens all prompts of a unit begin with.
     pub shared_prefix_tokens: u32,
+    /// Turns of a conversation; absent where each request stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<String>,
+    /// How long users think before the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub think_time: Option<String>,
     /// The trace it is, if it is one.
     pub trace: Option<TraceDocument>,
 }

@@ -224,6 +224,8 @@ pub(crate) fn plan() -> PlanDocument {
             length_correlation: Some(0.0),
             lengths_sha256: None,
             shared_prefix_tokens: 0,
+            turns: None,
+            think_time: None,
             trace: None,
             input_len: INPUT.to_string(),
             output_len: OUTPUT.to_string(),

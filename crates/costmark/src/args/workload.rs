@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use costmark_load::{LengthDistribution, TraceFormat};
+use costmark_load::{LengthDistribution, ThinkTime, TraceFormat};
 
 use crate::units;
 
@@ -64,13 +64,21 @@ pub(crate) struct WorkloadArgs {
     /// prefix cache. They count towards the input length [default: 0]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) shared_prefix: Option<u32>,
+    /// Turns of a conversation: 4, 2..8, … With --concurrency each slot is a user; the prompt of
+    /// a turn is the prompt before it, the output that came, and --input-len new tokens less the
+    /// shared ones, so that a prefix cache finds all but these [default: 1]
+    #[arg(long, value_name = "LENGTH", value_parser = turns)]
+    pub(crate) turns: Option<LengthDistribution>,
+    /// How long users think before they go on: 2s, 1s..5s or exp:2s [default: not at all]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) think_time: Option<ThinkTime>,
     /// Replay a recorded trace: its lengths, its shared prompt blocks where it has them, and
     /// its times unless --rate, --concurrency or --max-throughput says otherwise
     #[arg(
         long,
         value_name = "FILE",
         conflicts_with_all = ["workload", "input_len", "output_len", "length_correlation",
-                              "shared_prefix"]
+                              "shared_prefix", "turns", "think_time"]
     )]
     pub(crate) trace: Option<PathBuf>,
     /// How the trace is written: azure, mooncake, burstgpt or plain [default: seen in its
@@ -88,6 +96,22 @@ pub(crate) struct WorkloadArgs {
     #[arg(long)]
     pub(crate) stop_at_eos: bool,
 }
+
+/// `4`, `2..8`: a number of turns.
+pub(crate) fn turns(text: &str) -> Result<LengthDistribution, String> {
+    let turns: LengthDistribution = text
+        .parse()
+        .map_err(|_| "expected a number of turns such as 4, or a range such as 2..8".to_string())?;
+    match turns.longest() {
+        0..=MAX_TURNS => Ok(turns),
+        n => Err(format!(
+            "a conversation of {n} turns is too long; at most {MAX_TURNS}"
+        )),
+    }
+}
+
+/// Most turns of a conversation.
+const MAX_TURNS: u32 = 10_000;
 
 /// `azure`, `mooncake`, `burstgpt`, `plain`.
 pub(crate) fn trace_format(text: &str) -> Result<TraceFormat, String> {

@@ -53,6 +53,12 @@ pub(crate) struct WorkloadFile {
     /// As `--shared-prefix`.
     #[serde(default)]
     pub(crate) shared_prefix: u32,
+    /// As `--turns`.
+    #[serde(default)]
+    pub(crate) turns: Option<String>,
+    /// As `--think-time`.
+    #[serde(default)]
+    pub(crate) think_time: Option<String>,
 }
 
 /// The workload of a name, or in a file whose name ends in `.toml`, with its name.

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use costmark_core::Sampling;
 use costmark_load::{
-    LengthDistribution, LengthPairs, MixedWorkload, ObservedLengths, RequestSource, Trace,
-    TraceOptions, Workload,
+    LengthDistribution, LengthPairs, MixedWorkload, ObservedLengths, RequestSource, ThinkTime,
+    Trace, TraceOptions, Turns, Workload,
 };
 use costmark_report::document::{TraceDocument, WorkloadDocument, canonical_hash};
 use sha2::{Digest, Sha256};
 
 use super::preset::{self, WorkloadFile};
-use crate::args::{LengthArg, WorkloadArgs};
+use crate::args::{LengthArg, WorkloadArgs, turns};
 use crate::failure::{Failure, Result};
 
 /// What a workload is called that was put together from flags.
@@ -52,6 +52,8 @@ enum Asked {
         output: LengthDistribution,
         pairs: LengthPairs,
         shared_prefix_tokens: u32,
+        /// Conversations, where there is more than one turn or time to think.
+        talk: Option<(LengthDistribution, ThinkTime)>,
         /// Of the lengths in files.
         lengths_sha256: Option<String>,
     },
@@ -83,6 +85,19 @@ impl WorkloadPlan {
     /// Prompt plus output of the longest request there can be.
     pub(crate) fn longest_request_tokens(&self) -> u64 {
         let sum = |&(input, output): &(u32, u32)| u64::from(input) + u64::from(output);
+        if let Asked::Drawn {
+            input,
+            output,
+            shared_prefix_tokens,
+            talk: Some((turns, _)),
+            ..
+        } = &self.asked
+        {
+            let shared = u64::from(*shared_prefix_tokens);
+            let own = u64::from(input.longest()).saturating_sub(shared).max(1);
+            let turn = own + u64::from(output.longest());
+            return shared + u64::from(turns.longest()) * turn;
+        }
         match &self.asked {
             Asked::Drawn {
                 pairs: LengthPairs::Observed(pairs),
@@ -101,7 +116,20 @@ impl WorkloadPlan {
     /// Input and output tokens of a request, on average.
     pub(crate) fn mean_tokens(&self) -> (f64, f64) {
         match &self.asked {
-            Asked::Drawn { input, output, .. } => (input.mean(), output.mean()),
+            Asked::Drawn {
+                input,
+                output,
+                shared_prefix_tokens,
+                talk,
+                ..
+            } => {
+                let (input, output) = (input.mean(), output.mean());
+                let own = (input - f64::from(*shared_prefix_tokens)).max(1.0);
+                let before = talk
+                    .as_ref()
+                    .map_or(0.0, |(turns, _)| (turns.mean() - 1.0) / 2.0);
+                (input + before * (own + output), output)
+            }
             Asked::Traced(trace, _) => {
                 let n = trace.requests.len().max(1) as f64;
                 let (input, output) = trace.requests.iter().fold((0.0, 0.0), |(i, o), r| {
@@ -120,6 +148,21 @@ impl WorkloadPlan {
         match &self.asked {
             Asked::Traced(trace, _) => Some(trace),
             Asked::Drawn { .. } => None,
+        }
+    }
+
+    /// How users hold conversations, if they do.
+    pub(crate) fn turns(&self, seed: u64) -> Option<Turns> {
+        match &self.asked {
+            Asked::Drawn {
+                talk: Some((turns, think)),
+                ..
+            } => Some(Turns {
+                turns: turns.clone(),
+                think: *think,
+                seed,
+            }),
+            _ => None,
         }
     }
 
@@ -170,6 +213,8 @@ impl WorkloadPlan {
             length_correlation: None,
             lengths_sha256: None,
             shared_prefix_tokens: 0,
+            turns: None,
+            think_time: None,
             trace: None,
         };
         match &self.asked {
@@ -177,8 +222,13 @@ impl WorkloadPlan {
                 pairs,
                 shared_prefix_tokens,
                 lengths_sha256,
+                talk,
                 ..
             } => {
+                if let Some((turns, think)) = talk {
+                    document.turns = Some(turns.to_string());
+                    document.think_time = Some(think.to_string());
+                }
                 document.shared_prefix_tokens = *shared_prefix_tokens;
                 document.lengths_sha256.clone_from(lengths_sha256);
                 if let LengthPairs::Correlated(rho) = pairs {
@@ -263,6 +313,7 @@ fn drawn(id: String, file: Option<WorkloadFile>, args: &WorkloadArgs) -> Result<
         .shared_prefix
         .or(file.as_ref().map(|f| f.shared_prefix))
         .unwrap_or(0);
+    let talk = talk(&id, file.as_ref(), args)?;
     Ok(WorkloadPlan {
         id,
         source: file.map(|f| f.source),
@@ -277,9 +328,34 @@ fn drawn(id: String, file: Option<WorkloadFile>, args: &WorkloadArgs) -> Result<
                 .unwrap_or(LengthDistribution::Fixed(DEFAULT_OUTPUT_LEN)),
             pairs,
             shared_prefix_tokens,
+            talk,
             lengths_sha256: has_files.then(|| hex(hasher)),
         },
     })
+}
+
+/// Conversations: what flags say counts before what the file says.
+fn talk(
+    id: &str,
+    file: Option<&WorkloadFile>,
+    args: &WorkloadArgs,
+) -> Result<Option<(LengthDistribution, ThinkTime)>> {
+    let wrong = |key: &str, why: &dyn std::fmt::Display| {
+        Failure::input(format!("workload {id}: {key}: {why}"))
+    };
+    let of_turns = match (&args.turns, file.and_then(|f| f.turns.as_ref())) {
+        (Some(typed), _) => Some(typed.clone()),
+        (None, Some(text)) => Some(turns(text).map_err(|e| wrong("turns", &e))?),
+        (None, None) => None,
+    };
+    let think = match (args.think_time, file.and_then(|f| f.think_time.as_ref())) {
+        (Some(typed), _) => typed,
+        (None, Some(text)) => text.parse().map_err(|e| wrong("think_time", &e))?,
+        (None, None) => ThinkTime::None,
+    };
+    let turns = of_turns.unwrap_or(LengthDistribution::Fixed(1));
+    let is_plain = turns == LengthDistribution::Fixed(1) && think == ThinkTime::None;
+    Ok((!is_plain).then_some((turns, think)))
 }
 
 fn written(arg: &LengthArg, read: Option<&ObservedLengths>) -> String {

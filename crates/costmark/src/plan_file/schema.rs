@@ -20,7 +20,7 @@ const NEEDS: [(&str, &str); 12] = [
     ("trace_format", "trace"),
     ("trace_window", "trace"),
     ("time_scale", "trace"),
-    ("arrivals", "rate"),
+    ("find_goodput", "slo"),
     ("mock", "backend"),
     ("api", "endpoint"),
     ("no_stream", "endpoint"),
@@ -45,6 +45,14 @@ pub(super) fn schema() -> Value {
     for (a, b) in excluded(&flags) {
         exclusive.push(json!({ "not": { "required": [a, b] } }));
     }
+    let needs_one = |others: [&str; 2]| {
+        let all = others.map(|other| json!({ "required": [other] }));
+        json!({ "anyOf": all })
+    };
+    exclusive.push(json!({
+        "if": { "required": ["arrivals"] },
+        "then": needs_one(["rate", "find_goodput"])
+    }));
     let needs: Map<String, Value> = NEEDS
         .iter()
         .map(|(key, other)| ((*key).to_string(), json!([other])))
@@ -147,6 +155,10 @@ fn scalar(flag: &Arg) -> Value {
         }
         "length_correlation" => json!({ "type": "number", "minimum": -1, "maximum": 1 }),
         "duration" | "connect_timeout" | "first_token_timeout" | "token_timeout" => text(TIME),
+        "turns" => or(whole(1), text(r"^[1-9][0-9]*(\.\.[1-9][0-9]*)?$")),
+        "think_time" => {
+            text(r"^(exp:[0-9.]+ ?(ms|s|m|h)|[0-9.]+ ?(ms|s|m|h)(\.\.[0-9.]+ ?(ms|s|m|h))?|0)$")
+        }
         "warmup" => or(whole(0), text(TIME)),
         "kv_budget" => or(whole(1), text(BYTES)),
         "input_len" | "output_len" => or(whole(1), text(LENGTH)),
@@ -159,7 +171,7 @@ fn scalar(flag: &Arg) -> Value {
             r"^(poisson|constant|gamma:[0-9.]*[1-9][0-9.]*|bursts:[1-9][0-9]*|ramp:[0-9.]*[1-9][0-9.]*(ms|s|m|h))$",
         ),
         "slo" => text(
-            r"^ *(ttft|itl|tpot|e2e)=[0-9.]+ ?(ms|s|m|h)( *, *(ttft|itl|tpot|e2e)=[0-9.]+ ?(ms|s|m|h))*",
+            r"^ *(ttft|itl|tpot|e2e)=[0-9.]+ ?(ms|s|m|h)( *, *(ttft|itl|tpot|e2e)=[0-9.]+ ?(ms|s|m|h))*(@p[0-9.]+)?$",
         ),
         _ => json!({ "type": "string" }),
     }

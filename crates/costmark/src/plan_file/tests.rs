@@ -254,6 +254,9 @@ fn what_the_schema_lets_through_parses_and_what_is_refused_is_refused_by_both() 
         "kv_budget = \"2GiB\"\nkv_dtype = \"f16\"\nthreads = 2\nblock_size = 16\nno_prefix_cache = true",
         "temperature = 0.7\ntop_p = 0.9\ntop_k = 40\nstop_at_eos = true",
         "price = 1.25\nutilization = 0.5\nmax_errors = 0.01\nstrict = true",
+        "find_goodput = true\nslo = \"ttft=2s@p95\"\narrivals = \"constant\"\nrequests = 700",
+        "turns = 4\nthink_time = \"exp:2s\"\nconcurrency = 8",
+        "turns = \"2..8\"\nthink_time = \"1s..5s\"",
         "device = \"cpu\"\nkv_budget = 1073741824",
     ] {
         assert!(accepts(text), "refused by the schema: {text}");
@@ -292,6 +295,11 @@ fn what_the_schema_lets_through_parses_and_what_is_refused_is_refused_by_both() 
         "top_p = 0.5",
         "output = \"here\"",
         "[load]\nrate = 2",
+        "find_goodput = true",
+        "find_goodput = true\nslo = \"ttft=2s\"\nconcurrency = 4",
+        "slo = \"ttft=2s@95\"",
+        "turns = 0",
+        "think_time = \"2\"",
         "threads = 0",
         "repeats = 0",
     ] {
