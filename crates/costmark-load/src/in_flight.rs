@@ -60,10 +60,11 @@ impl Entry {
     /// Notes output tokens of what was said. Where the backend does not tell an id, one of the
     /// prompt's stands in for it: the length is right, the text is not.
     fn say(&mut self, tokens: u32, id: Option<u32>) {
+        if self.said.is_empty() {
+            return;
+        }
         for i in 0..tokens as usize {
-            if let Some(filler) = self.said.get(i % self.said.len().max(1)).copied() {
-                self.said.push(id.unwrap_or(filler));
-            }
+            self.said.push(id.unwrap_or(self.said[i]));
         }
     }
 }
@@ -218,7 +219,10 @@ impl InFlight {
 
     /// The prompt and the output so far of a request that is about to end, where they are kept.
     pub(crate) fn take_said(&mut self, id: RequestId) -> Option<Vec<u32>> {
-        let entry = self.requests.get_mut(&id).filter(|_| self.keeps_text)?;
+        if !self.keeps_text {
+            return None;
+        }
+        let entry = self.requests.get_mut(&id)?;
         Some(std::mem::take(&mut entry.said))
     }
 

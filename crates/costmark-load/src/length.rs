@@ -52,6 +52,9 @@ pub enum LengthDistribution {
     Observed(Arc<[u32]>),
 }
 
+/// Longest length that is taken: more than any model's context, and still little memory.
+const MAX_LENGTH: u32 = 100_000_000;
+
 /// A probability of 1, in the unit of [`LengthDistribution::Quantiles`].
 const WHOLE: u32 = 1_000_000;
 
@@ -216,6 +219,19 @@ impl FromStr for LengthDistribution {
     type Err = LengthError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let length = Self::read(text)?;
+        match length.longest() {
+            0..=MAX_LENGTH => Ok(length),
+            longest => Err(LengthError {
+                text: text.to_owned(),
+                reason: format!("{longest} tokens are too many; at most {MAX_LENGTH}"),
+            }),
+        }
+    }
+}
+
+impl LengthDistribution {
+    fn read(text: &str) -> Result<Self, LengthError> {
         let error = |reason: String| LengthError {
             text: text.to_owned(),
             reason,
@@ -353,6 +369,11 @@ mod tests {
     #[test]
     fn errors_say_what_is_accepted() {
         for (text, reason) in [
+            (
+                "100000001",
+                "100000001 tokens are too many; at most 100000000",
+            ),
+            ("normal:90000000,9000000", "117000000 tokens are too many"),
             ("", "`` is not a whole number"),
             ("0", "at least 1"),
             ("12.5", "`12.5` is not"),

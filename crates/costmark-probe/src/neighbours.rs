@@ -33,7 +33,9 @@ impl Processes {
             let id: u32 = entry.file_name().to_str()?.parse().ok()?;
             let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
             let (user, system) = text::process_ticks(&stat)?;
-            (id != own).then_some((id, (user + system, text::process_name(&stat)?.to_owned())))
+            // The kernel's own threads work for whoever runs, this process included.
+            (id != own && !text::is_kernel_thread(&stat))
+                .then_some((id, (user + system, text::process_name(&stat)?.to_owned())))
         });
         Self {
             by_id: by_id.collect(),

@@ -93,6 +93,16 @@ pub(crate) fn process_ticks(proc_self_stat: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// Whether `/proc/<id>/stat` is that of a thread of the kernel: its flag `PF_KTHREAD` is set.
+pub(crate) fn is_kernel_thread(stat: &str) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let flags = after_name.split_whitespace().nth(6);
+    flags
+        .and_then(|f| f.parse::<u64>().ok())
+        .is_some_and(|f| f & PF_KTHREAD != 0)
+}
+
 /// The command name in `/proc/<id>/stat`: what stands between the outermost brackets.
 pub(crate) fn process_name(stat: &str) -> Option<&str> {
     Some(stat.split_once('(')?.1.rsplit_once(')')?.0)
@@ -162,6 +172,14 @@ mod tests {
         assert_eq!(old.steal, 0);
         assert_eq!(cpu_ticks("cpu  1 2 3\n"), None);
         assert_eq!(cpu_ticks("intr 5\n"), None);
+    }
+
+    #[test]
+    fn threads_of_the_kernel_are_told_by_their_flag() {
+        let worker = "17 (kworker/0:1-events) I 2 0 0 0 -1 69238880 0 0 0 0 0 3 0 0 20 0 1";
+        let shell = "811 (sh) S 1 811 811 0 -1 4194560 390 0 0 0 1 2 0 0 20 0 1";
+        assert!(is_kernel_thread(worker) && !is_kernel_thread(shell));
+        assert!(!is_kernel_thread("") && !is_kernel_thread("1 (a) S 1"));
     }
 
     #[test]

@@ -17,6 +17,14 @@ pub(crate) fn notes(document: &RunDocument, price: &PriceChoice) -> Vec<String> 
             notes.push(note.clone());
         }
     }
+    let talks = document.plan.workloads.iter().any(|w| w.turns.is_some());
+    if talks && document.plan.endpoint.is_some() {
+        notes.push(
+            "Where the server does not tell the token ids of its output, conversations go on with \
+             others in their place: lengths are right, but its cache finds the prompt only."
+                .into(),
+        );
+    }
     notes.extend(price.caveats());
     let counted = document.units.iter().filter(|u| u.usable);
     for note in counted.filter_map(|u| u.cost_note.as_ref()) {

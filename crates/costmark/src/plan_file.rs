@@ -121,8 +121,11 @@ impl PlanFile {
                 return Err(wrong(
                     line,
                     &format!(
-                        "there is no {what} `{key}`{hint}; keys are the flags of costmark run, \
-                         with _ for -"
+                        "there is no {what} `{key}`{}",
+                        match hint.is_empty() {
+                            true => "; keys are the flags of costmark run, with _ for -",
+                            false => &hint,
+                        }
                     ),
                 ));
             };

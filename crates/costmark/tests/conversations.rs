@@ -74,34 +74,36 @@ fn the_engine_finds_all_but_the_new_part_of_a_prompt() {
     );
 }
 
+/// Eight users of `talk.toml` on a mock that serves each in 120 ms.
+fn talk<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let args = [
+        "run",
+        "--backend",
+        "mock",
+        "--mock",
+        "ttft=50ms,itl=10ms,virtual",
+        "--price",
+        "1",
+        "--workload",
+        "talk.toml",
+        "--concurrency",
+        "8",
+        "--requests",
+        "400",
+        "--repeats",
+        "1",
+        "-q",
+    ];
+    [&args[..], more].concat()
+}
+
 #[test]
 fn users_who_think_and_workload_files() {
     let place = Place::new();
     let workload = "description = \"talk\"\nsource = \"made up\"\ninput_len = \"20..40\"\n\
                     output_len = \"8\"\nshared_prefix = 10\nturns = \"2..4\"\nthink_time = \"exp:2s\"\n";
     std::fs::write(place.path().join("talk.toml"), workload).unwrap();
-    let run = |more: &[&str]| {
-        let args = [
-            "run",
-            "--backend",
-            "mock",
-            "--mock",
-            "ttft=50ms,itl=10ms,virtual",
-            "--price",
-            "1",
-            "--workload",
-            "talk.toml",
-            "--concurrency",
-            "8",
-            "--requests",
-            "400",
-            "--repeats",
-            "1",
-            "-q",
-        ];
-        [&args[..], more].concat()
-    };
-    stdout(&mut place.costmark(&run(&["-o", "thinking"])));
+    stdout(&mut place.costmark(&talk(&["-o", "thinking"])));
     let document = place.document("thinking");
     assert_eq!(document["plan"]["workloads"][0]["think_time"], "exp:2s");
     let unit = &document["units"][0]["summary"];
@@ -114,7 +116,7 @@ fn users_who_think_and_workload_files() {
     let rate = unit["throughput"]["requests_per_s"].as_f64().unwrap();
     assert!((rate / (8.0 / 2.12) - 1.0).abs() < 0.15, "{rate}");
     // Flags count before what the file says.
-    stdout(&mut place.costmark(&run(&["--think-time", "0", "-o", "without"])));
+    stdout(&mut place.costmark(&talk(&["--think-time", "0", "-o", "without"])));
     let document = place.document("without");
     let in_flight = &document["units"][0]["summary"]["throughput"]["concurrency"];
     assert!(

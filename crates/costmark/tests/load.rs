@@ -319,6 +319,59 @@ fn published_traces_are_read() {
     }
 }
 
+/// Few requests at random times: repeats differ by more than a fifth.
+#[test]
+fn strictness_fails_what_varies() {
+    let place = Place::new();
+    let args = [
+        "run",
+        "--backend",
+        "mock",
+        "--mock",
+        MOCK,
+        "--price",
+        "1",
+        "-q",
+        "--rate",
+        "3",
+        "--requests",
+        "6",
+        "--warmup",
+        "0",
+    ];
+    let told = stdout(&mut place.costmark(&[&args[..], &["-o", "lenient"]].concat()));
+    let cv = number(&place.document("lenient"), "/levels/0/summary/cv");
+    assert!(cv > 0.2 && told.contains("between repeats"), "{cv}: {told}");
+    let strict = [&args[..], &["--strict", "-o", "strict"]].concat();
+    let told = stderr(&mut place.costmark(&strict), 1);
+    assert!(
+        told.contains("--strict: throughput of level r3 varies"),
+        "{told}"
+    );
+    let document = place.document("strict");
+    assert_eq!(
+        (&document["status"], &document["levels"][0]["repeats"]),
+        (&"failed".into(), &3.into())
+    );
+    // Steady repeats pass.
+    let steady = [
+        "run",
+        "--backend",
+        "mock",
+        "--mock",
+        MOCK,
+        "--price",
+        "1",
+        "-q",
+        "--concurrency",
+        "2",
+        "--strict",
+        "-o",
+        "steady",
+    ];
+    stdout(&mut place.costmark(&steady));
+}
+
 #[test]
 fn workloads_are_listed_with_their_sources() {
     let place = Place::new();
