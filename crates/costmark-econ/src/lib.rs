@@ -15,6 +15,7 @@ pub mod check;
 pub mod choice;
 pub mod claims;
 pub mod cost;
+pub mod fit;
 pub mod import;
 pub mod margin;
 pub mod ownership;
