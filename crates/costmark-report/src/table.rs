@@ -1,9 +1,11 @@
 //! The result for a terminal: at most [`WIDTH`] columns, no colour needed to read it.
 
+use costmark_econ::CostModel;
 use costmark_metrics::{Advice, AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N};
 
 use crate::document::{BackendDocument, LevelDocument, RunDocument, Status, WorkloadDocument};
 use crate::level_table::{has_two_clocks, level_tables};
+use crate::money::{FittedLoad, fitted_loads};
 use crate::names;
 use crate::numbers::{percent, short};
 use crate::search::search_lines;
@@ -44,6 +46,9 @@ pub fn render_for(run: &RunDocument, columns: u16) -> String {
         for level in &run.levels {
             text.paragraph("Cost      ", &attribution(level, run));
         }
+    }
+    for line in fitted(run) {
+        text.paragraph("Fitted    ", &line);
     }
     for line in run.levels.iter().filter_map(|level| goodput(level, run)) {
         text.paragraph("Goodput   ", &line);
@@ -188,6 +193,20 @@ fn footnote(levels: &[LevelDocument]) -> String {
         );
     }
     parts.join(" ")
+}
+
+/// Input and output by a fit over workloads, where steps do not tell them apart.
+fn fitted(run: &RunDocument) -> Vec<String> {
+    if run.levels.iter().all(|level| level.attribution.is_some()) {
+        return Vec::new();
+    }
+    let price = &run.price;
+    CostModel::new(price.usd_per_hour, price.utilization, 1.0)
+        .map(|cost| fitted_loads(run, &cost))
+        .unwrap_or_default()
+        .iter()
+        .map(FittedLoad::in_words)
+        .collect()
 }
 
 /// What met the limits, where there are any.

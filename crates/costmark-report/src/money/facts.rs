@@ -7,6 +7,7 @@ use costmark_econ::{CostModel, Measured, Speed, TokenMix};
 use serde::Serialize;
 
 use crate::document::{LevelDocument, RunDocument, UnitDocument};
+use crate::money::fitted::split_of;
 
 /// One level: how fast, which tokens, how the time was split.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -21,7 +22,7 @@ pub struct LevelFacts {
     pub factors: Interval,
     /// Tokens of the windows.
     pub mix: TokenMix,
-    /// Time per token.
+    /// Time per token: by step time, else by a fit over the run's workloads, else of any token.
     pub speed: Speed,
     /// Why input and output time were not told apart.
     pub not_split: Option<String>,
@@ -74,10 +75,13 @@ fn facts(run: &RunDocument, level: &LevelDocument) -> Option<LevelFacts> {
             cached_s: charged(|c| c.usd_cached, cached),
             output_s,
         },
-        _ => Speed::Blended {
-            token_s: 1.0 / total.value,
-        },
+        _ => fitted_speed(run, level, input, cached, output, window_s * to_headline).unwrap_or(
+            Speed::Blended {
+                token_s: 1.0 / total.value,
+            },
+        ),
     };
+    let is_split = matches!(speed, Speed::Classes { .. });
     Some(LevelFacts {
         label: label(run, level),
         total_tok_per_s: total,
@@ -96,7 +100,30 @@ fn facts(run: &RunDocument, level: &LevelDocument) -> Option<LevelFacts> {
             input_per_request: Some(input / requests),
         },
         speed,
-        not_split: units.iter().find_map(|u| u.cost_note.clone()),
+        not_split: units
+            .iter()
+            .find_map(|u| u.cost_note.clone())
+            .filter(|_| !is_split),
+    })
+}
+
+/// The proportion of a fit over the run's workloads, scaled to the `seconds` this level took: the
+/// parts add up to what was measured here. None with cached input, whose cost no fit tells.
+fn fitted_speed(
+    run: &RunDocument,
+    level: &LevelDocument,
+    input: f64,
+    cached: f64,
+    output: f64,
+    seconds: f64,
+) -> Option<Speed> {
+    let split = split_of(run, level).filter(|_| cached == 0.0)?;
+    let (input_s, output_s) = (split.input_s.value, split.output_s.value);
+    let scale = seconds / (input_s * input + output_s * output);
+    scale.is_finite().then_some(Speed::Classes {
+        input_s: input_s * scale,
+        cached_s: None,
+        output_s: output_s * scale,
     })
 }
 
@@ -105,7 +132,7 @@ pub(crate) fn label(run: &RunDocument, level: &LevelDocument) -> String {
     crate::names::in_words(level, &run.plan)
 }
 
-fn units_of<'a>(run: &'a RunDocument, level: &LevelDocument) -> Vec<&'a UnitDocument> {
+pub(crate) fn units_of<'a>(run: &'a RunDocument, level: &LevelDocument) -> Vec<&'a UnitDocument> {
     run.units
         .iter()
         .filter(|u| u.level == level.id && u.usable)

@@ -2,7 +2,9 @@
 //! At most 100 columns; each says its assumption, its source and its date.
 
 mod claims;
+mod energy;
 mod facts;
+mod fitted;
 mod layout;
 mod margin;
 mod price;
@@ -10,7 +12,9 @@ mod prices;
 mod rank;
 
 pub use claims::{claims_markdown, claims_table, scenario_markdown, scenario_table};
+pub use energy::EnergyLine;
 pub use facts::{LevelFacts, level_facts, measured};
+pub use fitted::{FittedLoad, fitted_loads};
 pub use margin::{MarginReport, NeededReport, margin_table};
 pub use price::{PriceReport, PricedLevel, price_table};
 pub use prices::{list_table, objections_table, rental_table};

@@ -5,7 +5,9 @@ use costmark_econ::{CostModel, UsageCost};
 use serde::Serialize;
 
 use crate::document::{LevelDocument, RunDocument};
+use crate::money::energy::EnergyLine;
 use crate::money::facts::label;
+use crate::money::fitted::FittedLoad;
 use crate::money::layout::{Grid, in_line, paragraph, with_ends};
 use crate::numbers::{percent, short, usd};
 
@@ -77,6 +79,12 @@ pub struct PriceReport {
     pub share: f64,
     /// Levels.
     pub levels: Vec<PricedLevel>,
+    /// Input and output over several workloads, where the run has them at the same load.
+    pub fitted: Vec<FittedLoad>,
+    /// Electricity, a part of the price of time, where it is known.
+    pub energy: Vec<EnergyLine>,
+    /// The price of electricity and what the price of time has to do with it.
+    pub energy_terms: String,
     /// What the stated usage costs, at the level named in `usage_at`.
     pub usage: Option<UsageCost>,
     /// The level and the usage, in words.
@@ -136,6 +144,15 @@ pub fn price_table(report: &PriceReport) -> String {
     }
     text += &grid.text();
     text += "Second lines: the run's 95 % intervals, carried into money.\n\n";
+    for fitted in &report.fitted {
+        text += &paragraph("Fitted    ", &fitted.in_words());
+    }
+    for line in &report.energy {
+        text += &paragraph("Energy    ", &line.in_words());
+    }
+    if !report.energy.is_empty() {
+        text += &paragraph("          ", &report.energy_terms);
+    }
     if let (Some(usage), Some(at)) = (&report.usage, &report.usage_at) {
         text += &paragraph("Usage     ", at);
         for (what, cost) in [

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use costmark_econ::{ClassCosts, Usage};
-use costmark_report::money::{PriceReport, PricedLevel, price_table};
+use costmark_report::money::{EnergyLine, PriceReport, PricedLevel, fitted_loads, price_table};
 
 use crate::failure::{Failure, Result};
 use crate::money::books::Books;
@@ -92,15 +92,39 @@ pub(crate) fn run(args: &PriceRunArgs) -> Result<()> {
     if levels.iter().any(|l| l.usd_per_mtok_output.is_none())
         && let Some(reason) = run.units.iter().find_map(|u| u.cost_note.as_ref())
     {
-        notes.push(format!("Input and output are not priced apart: {reason}."));
+        notes.push(format!(
+            "Input and output are not priced apart by step time: {reason}. Several workloads of \
+             different input:output ratio at the same load tell them apart by a fit: run with \
+             --workload chat,rag,batch, for example."
+        ));
     }
+    let TermsArgs {
+        pue, usd_per_kwh, ..
+    } = args.terms;
+    let energy: Vec<EnergyLine> = run
+        .levels
+        .iter()
+        .filter_map(|l| EnergyLine::of(&run, l, terms.power, pue, usd_per_kwh).transpose())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| Failure::input(format!("--pue, --usd-per-kwh: {e}")))?;
+    let energy_terms = format!(
+        "at ${usd_per_kwh}/kWh and a PUE of {pue}; {}, so it is not added",
+        if args.terms.capex.is_some() {
+            "the cost of the owned machine holds its power"
+        } else {
+            "a rental price holds it"
+        }
+    );
     let report = PriceReport {
         run: headline(&run),
         terms: terms.words,
         usd_per_hour: terms.cost.usd_per_hour(),
         utilization: terms.cost.utilization(),
         share: terms.cost.share(),
+        fitted: fitted_loads(&run, &terms.cost),
         levels,
+        energy,
+        energy_terms,
         usage,
         usage_at,
         notes,

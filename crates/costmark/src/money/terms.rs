@@ -105,12 +105,12 @@ pub(crate) struct TermsArgs {
         help_heading = "Owned machine"
     )]
     pub(crate) device_name: Option<String>,
-    /// Energy of the site over energy of the machine
-    #[arg(long, value_name = "PUE", default_value_t = 1.3, requires = "capex")]
+    /// Energy of the site over energy of the machine, for the energy line of rented time too
+    #[arg(long, value_name = "PUE", default_value_t = 1.3)]
     #[arg(help_heading = "Owned machine", allow_negative_numbers = true)]
     pub(crate) pue: f64,
-    /// Electricity
-    #[arg(long, value_name = "USD", default_value_t = 0.08, requires = "capex")]
+    /// Electricity per kWh, for the energy line of rented time too
+    #[arg(long, value_name = "USD", default_value_t = 0.08)]
     #[arg(help_heading = "Owned machine", allow_negative_numbers = true)]
     pub(crate) usd_per_kwh: f64,
     /// Space and power provision, USD per kW of load power and month
@@ -122,6 +122,9 @@ pub(crate) struct TermsArgs {
     #[arg(help_heading = "Owned machine", allow_negative_numbers = true)]
     pub(crate) operations: f64,
 }
+
+/// Where a power is from that nobody measured.
+const BY_DATASHEET: &str = "the accelerators' full power by datasheet, host not included";
 
 /// A price of time and how it came about.
 pub(crate) struct Terms {
@@ -136,6 +139,8 @@ pub(crate) struct Terms {
     pub(crate) accelerators: u32,
     /// Their datasheet name.
     pub(crate) accelerator: Option<String>,
+    /// Watts under load of what the price is for, with where they are from; none where not known.
+    pub(crate) power: Option<(f64, &'static str)>,
     /// Share of capital in the hourly price, where it is known.
     pub(crate) capital_share: Option<f64>,
 }
@@ -205,6 +210,14 @@ impl Terms {
                 short(usd_per_hour)
             ));
         }
+        let power = match (args.load_kw, &accelerator) {
+            (Some(kw), _) => Some((kw * 1e3, "the stated load power")),
+            (None, Some(name)) => watts(name)
+                .ok()
+                .flatten()
+                .map(|w| (w * f64::from(accelerators), BY_DATASHEET)),
+            (None, None) => None,
+        };
         let cost = CostModel::new(usd_per_hour, utilization, args.share)
             .map_err(|e| Failure::input(format!("--utilization, --share: {e}")))?;
         words.push(format!("utilization {}", percent(utilization)));
@@ -221,6 +234,7 @@ impl Terms {
             short: short_words,
             accelerators,
             accelerator,
+            power,
             capital_share,
         })
     }
