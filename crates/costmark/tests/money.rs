@@ -173,8 +173,9 @@ fn a_margin_and_what_must_change() {
     assert!(found["spread"]["p5"].as_f64() <= found["spread"]["p95"].as_f64());
     let text = stdout(&mut place.costmark(&args));
     for part in [
-        "gross margin",
-        "markup",
+        "At this list price and ",
+        "It takes one of these alone to reach 70.0 %: ",
+        "Markup: ",
         "to change alone",
         "70.0 %",
         "one at a time",
@@ -189,6 +190,30 @@ fn a_margin_and_what_must_change() {
         host.contains("2026-11-25") && host.contains("BerriAI/litellm"),
         "{host}"
     );
+}
+
+#[test]
+fn electricity_stands_beside_the_hour() {
+    let (place, run) = measured();
+    let args = ["price", "r", "--instance", "lambda/gpu_1x_h100_pcie"];
+    let more = ["--usd-per-kwh", "0.36", "--pue", "1"];
+    let found = json(&place, &[&args[..], &more, &["--json"]].concat());
+    let rate = run["levels"][0]["summary"]["output_tok_per_s"]["value"].as_f64();
+    // 350 W by datasheet; a joule costs 1e-7 dollars.
+    let joules = 350.0 / rate.unwrap();
+    close(&found["energy"][0]["joules_per_output_token"], joules);
+    close(&found["energy"][0]["usd_per_mtok_output"], joules * 0.1);
+    let text = stdout(&mut place.costmark(&args));
+    assert!(
+        text.contains("NOT measured") && text.contains("a rental price holds it"),
+        "{text}"
+    );
+    let output = place
+        .costmark(&args)
+        .args(["--pue", "0.5"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]

@@ -94,8 +94,9 @@ fn is_rule(line: &str) -> bool {
     !line.is_empty() && line.chars().all(|c| c == '─' || c == '═' || c == ' ')
 }
 
-/// `label` before the first line, further lines indented below it.
-pub(crate) fn paragraph(label: &str, content: &str) -> String {
+/// `label` before the first line, further lines indented below it, at most 100 columns wide.
+#[must_use]
+pub fn paragraph(label: &str, content: &str) -> String {
     let indent = " ".repeat(label.chars().count());
     let options = textwrap::Options::new(usize::from(WIDTH))
         .initial_indent(label)

@@ -70,6 +70,7 @@ pub struct NeededReport {
 #[must_use]
 pub fn margin_table(report: &MarginReport) -> String {
     let mut text = paragraph("", &report.run);
+    text += &paragraph("", &answer(report));
     let m = &report.margin;
     let mut grid = Grid::new(
         &["per million tokens of the run's mix", "USD", "of revenue"],
@@ -104,12 +105,7 @@ pub fn margin_table(report: &MarginReport) -> String {
     text += &grid.text();
     text += &paragraph(
         "",
-        &format!(
-            "At {}: gross margin {}, which is a markup of {}.",
-            report.level,
-            in_line(&report.gross_margin, margin_percent),
-            in_line(&report.markup, margin_percent),
-        ),
+        &format!("Markup: {}.", in_line(&report.markup, margin_percent)),
     );
     let others: Vec<String> = report
         .levels
@@ -176,6 +172,49 @@ pub fn margin_table(report: &MarginReport) -> String {
         text += &paragraph("Note        ", note);
     }
     text
+}
+
+/// The margin, and what alone would make it the one wanted, in two sentences.
+fn answer(report: &MarginReport) -> String {
+    let margin = format!(
+        "At this list price and {} the gross margin is {}.",
+        report.level,
+        in_line(&report.gross_margin, margin_percent)
+    );
+    let target = margin_percent(report.target);
+    let Some(needed) = report.needed.last().filter(|n| n.reason.is_none()) else {
+        return format!("{margin} Nothing alone makes it {target}.");
+    };
+    let now = &report.now;
+    let value = |x: Option<Interval>| x.map(|x| x.value);
+    let mut ways = Vec::new();
+    if let Some(factor) = value(needed.list_factor) {
+        ways.push(format!("a list price {} times as high", short(factor)));
+    }
+    if let (Some(then), Some(now)) = (value(needed.tok_per_s), value(now.tok_per_s)) {
+        ways.push(format!("{} tok/s instead of {}", short(then), short(now)));
+    }
+    if let (Some(then), Some(now)) = (value(needed.usd_per_hour), value(now.usd_per_hour)) {
+        ways.push(format!("{} an hour instead of {}", usd(then), usd(now)));
+    }
+    if let (Some(then), Some(now)) = (value(needed.utilization), value(now.utilization))
+        && then <= 1.0
+    {
+        ways.push(format!(
+            "a utilization of {} instead of {}",
+            margin_percent(then),
+            margin_percent(now)
+        ));
+    }
+    if ways.is_empty() {
+        return format!("{margin} Nothing alone makes it {target}.");
+    }
+    let far = if report.gross_margin.value < report.target {
+        "It takes one of these alone to reach"
+    } else {
+        "Any of these alone would bring it down to"
+    };
+    format!("{margin} {far} {target}: {}.", ways.join(", or "))
 }
 
 fn needed_grid(report: &MarginReport) -> Grid {

@@ -15,6 +15,7 @@ pub use claims::{claims_markdown, claims_table, scenario_markdown, scenario_tabl
 pub use energy::EnergyLine;
 pub use facts::{LevelFacts, level_facts, measured};
 pub use fitted::{FittedLoad, fitted_loads};
+pub use layout::paragraph;
 pub use margin::{MarginReport, NeededReport, margin_table};
 pub use price::{PriceReport, PricedLevel, price_table};
 pub use prices::{list_table, objections_table, rental_table};

@@ -8,7 +8,7 @@ use costmark_report::money::{claims_markdown, claims_table};
 
 use crate::failure::{Failure, Result};
 use crate::money::books::Books;
-use crate::money::scenario::{ResultArgs, measured_of};
+use crate::money::scenario::{ResultArgs, folded, measured_of};
 use crate::output;
 
 /// Which claims.
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &ClaimsArgs) -> Result<()> {
             .collect();
         return output::json(&serde_json::json!({ "result": words, "files": files }));
     }
-    let lead: String = words.iter().map(|w| format!("{w}\n")).collect();
+    let lead = folded(&words);
     let table = if args.markdown {
         claims_markdown(&checked)
     } else {

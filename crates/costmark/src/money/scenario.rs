@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use costmark_econ::{Measured, Scenario, Speed};
 use costmark_report::money::{
-    LevelFacts, level_facts, measured, scenario_markdown, scenario_table,
+    LevelFacts, level_facts, measured, paragraph, scenario_markdown, scenario_table,
 };
 
 use crate::failure::{Failure, Result};
@@ -84,6 +84,17 @@ pub(crate) fn measured_of(args: &ResultArgs, books: &Books) -> Result<Option<Mea
     Ok(Some(MeasuredRun { figures, words }))
 }
 
+/// Lines whose first twelve columns are a label, folded beside it.
+pub(crate) fn folded(lines: &[String]) -> String {
+    lines
+        .iter()
+        .map(|line| match line.split_at_checked(12) {
+            Some((label, content)) => paragraph(label, content),
+            None => format!("{line}\n"),
+        })
+        .collect()
+}
+
 /// The level whose output, or else any token, takes least time.
 pub(crate) fn cheapest(levels: &[LevelFacts]) -> Option<&LevelFacts> {
     let time = |l: &LevelFacts| match l.speed {
@@ -138,9 +149,6 @@ pub(crate) fn run(
     } else {
         scenario_table(&scenario, &computed, &names)
     };
-    for line in words {
-        text += &line;
-        text.push('\n');
-    }
+    text += &folded(&words);
     output::text(&text)
 }
