@@ -10,6 +10,7 @@ use costmark_core::{
 use crate::batch::StepBatch;
 use crate::decoder::Decoder;
 use crate::error::Result;
+use crate::memory;
 use crate::ops::cpu::{CpuOps, Values};
 use crate::ops::{AttentionShape, KvShape, Ops};
 use crate::options::{EngineOptions, Limits};
@@ -65,6 +66,7 @@ impl EngineCore {
     ) -> Result<Self> {
         let shape = &decoder.config().shape;
         let limits = options.resolve(shape)?;
+        memory::keep_freed();
         let kv = KvShape {
             layers: shape.num_layers as usize,
             blocks: limits.kv_blocks as usize,

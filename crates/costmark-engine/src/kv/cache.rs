@@ -17,6 +17,11 @@ pub(crate) trait KvElement: Copy + Send + Sync + 'static {
     const ZERO: Self;
     fn from_f32(value: f32) -> Self;
     fn load(source: &[Self], target: &mut [f32]);
+    fn store(source: &[f32], target: &mut [Self]) {
+        for (t, s) in target.iter_mut().zip(source) {
+            *t = Self::from_f32(*s);
+        }
+    }
 }
 
 impl KvElement for f32 {
@@ -36,6 +41,9 @@ impl KvElement for f16 {
     }
     fn load(source: &[Self], target: &mut [f32]) {
         source.convert_to_f32_slice(target);
+    }
+    fn store(source: &[f32], target: &mut [Self]) {
+        target.convert_from_f32_slice(source);
     }
 }
 
@@ -88,22 +96,39 @@ impl<T: KvElement> KvCache<T> {
     /// Writes tokens' keys and values, each `(tokens, kv_heads, head_dim)`, to their slots.
     pub(crate) fn write(&mut self, layer: usize, slots: &[u32], k: &[f32], v: &[f32]) {
         let (size, dim, heads) = (self.shape.block_size, self.head_dim, self.kv_heads);
+        let len = size * dim;
         let layer = &mut self.layers[layer];
-        for (token, &slot) in slots.iter().enumerate() {
-            let (block, offset) = (slot as usize / size, slot as usize % size);
-            for head in 0..heads {
-                let source = (token * heads + head) * dim;
-                let tile = (block * heads + head) * size * dim;
-                let keys = &mut layer.keys[tile..tile + size * dim];
-                for (row, &value) in keys.chunks_exact_mut(size).zip(&k[source..source + dim]) {
-                    row[offset] = T::from_f32(value);
-                }
-                let values = &mut layer.values[tile + offset * dim..][..dim];
-                for (target, &value) in values.iter_mut().zip(&v[source..source + dim]) {
-                    *target = T::from_f32(value);
+        // A block belongs to one piece of work: cut the layer at the blocks that are written.
+        let mut tokens: Vec<(usize, usize)> = slots
+            .iter()
+            .enumerate()
+            .map(|(token, &slot)| (slot as usize, token))
+            .collect();
+        tokens.sort_unstable();
+        let (mut keys, mut values) = (&mut layer.keys[..], &mut layer.values[..]);
+        let mut passed = 0;
+        let mut pieces = Vec::new();
+        for tokens in tokens.chunk_by(|a, b| a.0 / size == b.0 / size) {
+            let start = tokens[0].0 / size * heads * len;
+            let block = start - passed..start - passed + heads * len;
+            passed = start + heads * len;
+            let keys_here = split_off(&mut keys, block.clone());
+            pieces.push((tokens, keys_here, split_off(&mut values, block)));
+        }
+        parallel::for_each(pieces, k.len(), |(tokens, keys, values)| {
+            let heads = keys.chunks_exact_mut(len).zip(values.chunks_exact_mut(len));
+            for (head, (keys, values)) in heads.enumerate() {
+                for &(slot, token) in tokens {
+                    let offset = slot % size;
+                    let source = (token * self.kv_heads + head) * dim..;
+                    let k = &k[source.clone()][..dim];
+                    for (row, &value) in keys.chunks_exact_mut(size).zip(k) {
+                        row[offset] = T::from_f32(value);
+                    }
+                    T::store(&v[source][..dim], &mut values[offset * dim..][..dim]);
                 }
             }
-        }
+        });
     }
 
     /// A head's keys in a block, `(head_dim, block_size)`.
@@ -121,6 +146,13 @@ impl<T: KvElement> KvCache<T> {
         let start = (block as usize * self.kv_heads + head) * len;
         start..start + len
     }
+}
+
+/// Takes `range` out of `rest`, which what comes after it remains in.
+fn split_off<'a, T>(rest: &mut &'a mut [T], range: std::ops::Range<usize>) -> &'a mut [T] {
+    let (head, tail) = std::mem::take(rest).split_at_mut(range.end);
+    *rest = tail;
+    &mut head[range.start..]
 }
 
 fn claim<T: KvElement>(len: usize) -> Result<Vec<T>> {

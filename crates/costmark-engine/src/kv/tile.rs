@@ -52,9 +52,12 @@ fn strips<const R: usize, const V: usize>(
         strip::<R, V>(a, lda, k, b, n, column, c);
         column += V;
     }
-    while column < n {
+    while column + 2 <= n {
+        strip::<R, 2>(a, lda, k, b, n, column, c);
+        column += 2;
+    }
+    if column < n {
         strip::<R, 1>(a, lda, k, b, n, column, c);
-        column += 1;
     }
 }
 

@@ -1,9 +1,10 @@
 //! `(rows, width) · (outputs, width)ᵀ` over all threads, for several matrices at once.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::activations::{Activations, Rounding};
-use super::isa::Isa;
+use super::isa::{Isa, Sums};
 use super::packed::{LANES, Packed};
 use crate::ops::parallel;
 
@@ -19,6 +20,11 @@ const UNIT_BYTES_FEW: usize = 512 * 1024;
 const UNITS_PER_THREAD: usize = 8;
 /// Panels are handed out by this many, which some kernels work on together.
 const PANELS: usize = 4;
+
+thread_local! {
+    /// Sums of a unit, kept between units.
+    static SUMS: Cell<Vec<Sums>> = const { Cell::new(Vec::new()) };
+}
 
 /// Some outputs of one of the matrices.
 struct Unit<'a> {
@@ -92,17 +98,24 @@ fn split<'a>(matrix: &'a Packed, y: &'a mut [f32], rows: usize, even: usize) -> 
 impl Unit<'_> {
     fn run(self, x: &Activations<'_>, rows: usize, isa: Isa) {
         let panels = self.panels.len();
-        let mut sums = vec![[0f32; LANES]; panels * rows.min(ROWS)];
+        let mut sums = SUMS.take();
+        sums.resize((panels * rows.min(ROWS)).max(sums.len()), [0.0; LANES]);
         let mut y = self.y.into_iter();
         for first in (0..rows).step_by(ROWS) {
             let lot = first..rows.min(first + ROWS);
             let sums = &mut sums[..panels * lot.len()];
             isa.tile(self.matrix, self.panels.clone(), x, lot.clone(), sums);
             for (row, y) in y.by_ref().take(lot.len()).enumerate() {
-                for (panel, y) in y.chunks_mut(LANES).enumerate() {
-                    y.copy_from_slice(&sums[panel * lot.len() + row][..y.len()]);
+                let mut sums = sums[row..].iter().step_by(lot.len());
+                let (whole, rest) = y.as_chunks_mut::<LANES>();
+                for (y, sums) in whole.iter_mut().zip(&mut sums) {
+                    *y = *sums;
+                }
+                if let Some(sums) = sums.next() {
+                    rest.copy_from_slice(&sums[..rest.len()]);
                 }
             }
         }
+        SUMS.set(sums);
     }
 }

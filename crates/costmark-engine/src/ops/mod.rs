@@ -8,6 +8,7 @@
 pub mod cpu;
 pub(crate) mod math;
 pub(crate) mod parallel;
+mod pool;
 pub mod reference;
 
 use candle_core::Tensor;

@@ -1,18 +1,16 @@
-//! Work on disjoint pieces, spread over the threads that also run the matrix products.
-//!
-//! candle's pool keeps its workers spinning for a moment between products; work handed to
-//! another pool in that moment would compete with them for the cores.
+//! Work on disjoint pieces, spread over all threads.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::utils::barrier_pool;
+use super::pool::Pool;
 
 /// Elements below which waking the other threads costs more than it gains.
 const INLINE_BELOW: usize = 32 * 1024;
 
 /// Threads that take part.
 pub(crate) fn threads() -> usize {
-    barrier_pool().n_workers() + 1
+    Pool::get().threads()
 }
 
 /// Calls `work` with each item. `elements` says how much data the items hold together:
@@ -24,8 +22,9 @@ pub(crate) fn for_each<I: Send>(items: Vec<I>, elements: usize, work: impl Fn(I)
     }
     // Each index is visited once, so no lock is ever contended.
     let cells: Vec<Mutex<Option<I>>> = items.into_iter().map(|i| Mutex::new(Some(i))).collect();
-    barrier_pool().execute_chunked(cells.len(), |range| {
-        for cell in &cells[range] {
+    let next = AtomicUsize::new(0);
+    Pool::get().run(&|| {
+        while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
             let item = cell.lock().unwrap_or_else(PoisonError::into_inner).take();
             item.into_iter().for_each(&work);
         }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{AHEAD, fetch, in_blocks_of_four, load, load_scales, store_sums};
+use super::{AHEAD, fetch, in_blocks, load, load_scales, store_sums};
 use crate::linear::activations::Group;
 use crate::linear::isa::Sums;
 use crate::linear::packed::{Packed, Panel};
@@ -20,7 +20,7 @@ pub(super) fn tile<const FOUR_BITS: bool>(
 ) {
     for (panel, out) in panels.zip(out.chunks_exact_mut(rows.len())) {
         let panel = matrix.panel(panel);
-        in_blocks_of_four!(rows.clone(), |first, R| {
+        in_blocks!(rows.clone(), |first, R| {
             let block: [&[Group]; R] =
                 std::array::from_fn(|r| &x[(first + r) * per_row..][..per_row]);
             // The first rows to meet a panel bring it into the cache.

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::unpack::{self, Unpacked};
-use super::{in_blocks_of_four, load_sums, store_sums};
+use super::{in_blocks, load_sums, store_sums};
 use crate::linear::activations::Super;
 use crate::linear::isa::Sums;
 use crate::linear::packed::Packed;
@@ -68,7 +68,7 @@ impl Column<'_> {
         weights: &Unpacked,
         out: &mut [Sums],
     ) {
-        in_blocks_of_four!(self.rows.clone(), |first, R| {
+        in_blocks!(self.rows.clone(), |first, R| {
             let x: [&Super; R] =
                 std::array::from_fn(|r| &self.x[(first + r) * self.per_row + self.block]);
             let out = &mut out[first - self.rows.start..][..R];
