@@ -1,5 +1,6 @@
 //! The contract between what drives load and what serves it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::request::{FinishReason, Request, RequestError, RequestId};
@@ -53,7 +54,7 @@ pub trait Backend {
 }
 
 /// The kind of a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendKind {
     /// costmark's own engine: continuous batching over a paged KV cache.

@@ -1,12 +1,14 @@
 //! A figure with its uncertainty.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A value and the interval it lies in. Which interval (t over repeats, bootstrap, …)
 /// is for whoever makes it to say.
 ///
 /// The ends are absent where there is nothing to tell them from, such as one repeat only.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Interval {
     /// The estimate.
     pub value: f64,

@@ -1,5 +1,6 @@
 //! What is asked of a backend and what became of it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::token_times::TokenTimes;
@@ -8,7 +9,7 @@ use crate::token_times::TokenTimes;
 pub type RequestId = u64;
 
 /// How the next token is chosen from the logits.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Sampling {
     /// The most likely token; ties go to the lower id.
@@ -42,7 +43,7 @@ pub struct Request {
 }
 
 /// Why a request stopped producing tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// `max_tokens` were produced.
@@ -54,7 +55,9 @@ pub enum FinishReason {
 }
 
 /// The kind of a failure, for counting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// The backend refused the request (prompt too long, empty, ids outside the vocabulary).

@@ -1,9 +1,11 @@
 //! The dimensions of a decoder-only transformer and the counts that follow from them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Dimensions of a dense, gated-MLP decoder (Llama and its relatives).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ModelShape {
     /// Rows of the embedding table.
     pub vocab_size: u64,

@@ -3,6 +3,7 @@
 //! These are the numerators of MBU and MFU and the weights by which a step that mixes
 //! prefill and decode is split. They are *modelled*: what had to move, not what a counter saw.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::step::StepPart;
@@ -17,7 +18,8 @@ pub struct Work {
 }
 
 /// What a loaded model costs per step, per token and per context entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ModelWork {
     /// Weights of all blocks and the final norm as they are stored for the products,
     /// read once per step.
@@ -92,7 +94,8 @@ impl ModelWork {
 }
 
 /// Measured peaks of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Roofline {
     /// Memory read bandwidth, bytes per second.
     pub read_bytes_per_s: f64,

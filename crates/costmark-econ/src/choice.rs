@@ -1,6 +1,7 @@
 //! The price a run is reckoned with, and how it was come by.
 
 use jiff::civil::Date;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::book::{Price, PriceBooks, Term};
@@ -8,7 +9,7 @@ use crate::cost::CostModel;
 use crate::error::{CostError, LookupError};
 
 /// How a price was come by.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PriceBasis {
     /// It stands in a price book.
@@ -84,9 +85,10 @@ impl PriceChoice {
             ..
         } = &self.price;
         match &self.basis {
-            PriceBasis::Stated => format!("${usd_per_hour}/h, stated by user"),
+            PriceBasis::Stated => format!("{}/h, stated by user", hourly(*usd_per_hour)),
             PriceBasis::Book { .. } => format!(
-                "${usd_per_hour}/h, {}, as of {as_of} ({source})",
+                "{}/h, {}, as of {as_of} ({source})",
+                hourly(*usd_per_hour),
                 self.price.reference()
             ),
             PriceBasis::PerVcpu {
@@ -159,5 +161,13 @@ impl PriceBooks {
                 vcpus,
             },
         })
+    }
+}
+/// To the cent where that is exact, otherwise as it stands in its source.
+fn hourly(usd: f64) -> String {
+    let cents = format!("${usd:.2}");
+    match cents[1..].parse::<f64>() {
+        Ok(rounded) if rounded == usd => cents,
+        _ => format!("${usd}"),
     }
 }

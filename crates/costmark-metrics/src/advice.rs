@@ -1,5 +1,6 @@
 //! What a reader should do about figures that are weaker than they could be.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::{P90_MIN_N, P99_MIN_N};
@@ -15,7 +16,7 @@ pub const UNUSABLE_CV: f64 = 0.2;
 const CLIENT_LIMITED_SHARE: f64 = 0.01;
 
 /// The kind of an advice. Names do not change; messages may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdviceCode {
     /// One repeat: no interval can be given.
@@ -43,7 +44,7 @@ pub enum AdviceCode {
 }
 
 /// One piece of advice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Advice {
     /// Its kind.

@@ -3,6 +3,7 @@
 use costmark_core::{Interval, RequestRecord};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::unit::UnitInput;
@@ -25,7 +26,7 @@ const RATE_BINS: usize = 200;
 /// They say how sharp this unit's own figures are. What differs from repeat to repeat (clock
 /// frequencies, neighbours, memory layout) they cannot see:
 /// [`interval_over_repeats`](crate::interval_over_repeats) does.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WithinUnit {
     /// Output tokens per second, from 200 equal parts of the window.

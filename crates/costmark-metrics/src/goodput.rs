@@ -1,13 +1,14 @@
 //! Throughput of requests that were served well enough.
 
 use costmark_core::RequestRecord;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::latency::is_finished;
 use crate::throughput::Throughput;
 
 /// Limits a request must meet, all of them, on the user clock. No limit for `None`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Slo {
     /// Longest time to first token, ms.
@@ -34,7 +35,7 @@ pub const ITL_SHARE: f64 = 0.95;
 pub const DEFAULT_SLO_SHARE: f64 = 0.95;
 
 /// What of the throughput met the limits.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Goodput {
     /// The limits.
@@ -52,7 +53,7 @@ pub struct Goodput {
 
 /// Requests by what they missed. One that missed two limits counts at both; a failed one
 /// counts as failed only.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SloCounts {
     /// Measured requests that finished or failed.

@@ -1,11 +1,14 @@
 //! A latency distribution that can be stored, merged and summarised.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{
     Deserializer as HdrReader, Serializer as _, V2DeflateSerializer,
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 /// Fewest samples for a p90 (one-sided 99 % confidence that it is bracketed).
@@ -37,7 +40,8 @@ pub struct LatencyHistogram {
 }
 
 /// A latency distribution in figures, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LatencySummary {
     /// Arithmetic mean.
     pub mean: f64,
@@ -229,15 +233,33 @@ impl LatencyHistogram {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// A distribution of times: an HDR histogram and exact moments beside it.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "LatencyHistogram")]
 struct Stored {
+    /// Samples.
     n: u64,
+    /// Their mean.
     mean_ns: f64,
+    /// Sum of the squares of their deviations from it.
     squares_ns2: f64,
+    /// The shortest.
     min_ns: u64,
+    /// The longest.
     max_ns: u64,
+    /// HDR histogram of nanoseconds, V2 with deflate, base64.
     hdr_v2_deflate_base64: String,
+}
+
+impl JsonSchema for LatencyHistogram {
+    fn schema_name() -> Cow<'static, str> {
+        Stored::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Stored::json_schema(generator)
+    }
 }
 
 impl Serialize for LatencyHistogram {

@@ -13,12 +13,13 @@
 //! TPOT are differences between token instants and the same on both.
 
 use costmark_core::{FinishReason, Outcome, RequestRecord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::{LatencyHistogram, LatencySummary};
 
 /// A quantity per row, as distributions that can be merged.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyHistograms {
     /// Time to first token, service clock.
@@ -44,7 +45,7 @@ pub struct LatencyHistograms {
 }
 
 /// The same in figures, milliseconds; `None` where nothing was recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencySummaries {
     /// Time to first token, service clock.

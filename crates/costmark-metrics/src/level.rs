@@ -1,6 +1,7 @@
 //! The repeats of one load level together.
 
 use costmark_core::Interval;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::advice::{Advice, advise};
@@ -11,7 +12,7 @@ use crate::unit::UnitSummary;
 
 /// One load level: medians over repeats with 95 % t-intervals
 /// ([`interval_over_repeats`]), and latencies of all repeats pooled.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LevelSummary {
     /// Requests that were to be in flight, if the load was given so.

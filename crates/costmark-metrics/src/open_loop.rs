@@ -2,6 +2,7 @@
 //! the backend kept up with it.
 
 use costmark_core::RequestRecord;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::trend::Trend;
@@ -24,7 +25,7 @@ pub struct OpenLoad {
 }
 
 /// Offered against delivered load, and whether the backend kept up.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenLoopSummary {
     /// Requests due in the window, per second.
@@ -49,7 +50,7 @@ pub struct OpenLoopSummary {
 /// The statistic, and why it is not a fitted line's, is in [`Trend`]. In flight are requests
 /// from when they were due to their end, in blocks of equal time; times to first token are
 /// on the user clock, in blocks of equal numbers of requests in the order they were due.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Saturation {
     /// Blocks the window was cut into.

@@ -1,6 +1,7 @@
 //! What the step log tells of the window: occupancy, MBU, MFU, overhead.
 
 use costmark_core::{Roofline, StepRecord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::window::Window;
@@ -10,7 +11,7 @@ use crate::window::Window;
 /// `mbu` = bytes that had to move ÷ (step time × measured peak read bandwidth);
 /// `mfu` = FLOPs that had to be done ÷ (step time × measured peak FLOP/s). Both are
 /// *modelled*, as fractions, and absent without measured peaks or without such steps.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseSummary {
     /// Steps.
@@ -27,7 +28,7 @@ pub struct PhaseSummary {
 
 /// The steps of the window. Steps across its edge count in proportion in times, bytes,
 /// FLOPs and means, and as whole steps if they end in it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StepSummary {
     /// Steps that ended in the window.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use costmark_core::{ErrorClass, Outcome, RequestRecord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::latency::is_finished;
 use crate::window::Window;
 
 /// What became of the measured requests.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestCounts {
     /// Ran to their own end.
@@ -56,7 +57,7 @@ impl RequestCounts {
 
 /// Tokens and rates of the window, over all requests that were in flight in it: those of
 /// warm-up and cool-down load the machine as much as measured ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Throughput {
     /// Prompt tokens of the requests whose first token falls into the window: their

@@ -20,6 +20,7 @@
 //! rarer still. A sudden rise in one block, such as the filling of an empty machine, raises
 //! s² with d̄ and is not taken for a trend either.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -29,7 +30,7 @@ const LEVEL: f64 = 0.05;
 const MATERIAL_SHARE: f64 = 0.1;
 
 /// How a quantity moves over the window.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Trend {
     /// Mean over the window.

@@ -1,6 +1,7 @@
 //! One unit (one repeat at one load level) in figures.
 
 use costmark_core::{RequestRecord, Roofline, StepRecord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::WithinUnit;
@@ -34,7 +35,7 @@ pub struct UnitInput<'a> {
 }
 
 /// One unit in figures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnitSummary {
     /// Requests that were to be in flight, if the load was given so.

@@ -1,6 +1,7 @@
 //! The measured window: the longest stretch at the load that was asked for.
 
 use costmark_core::RequestRecord;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Steady means at least this much of the target concurrency, in percent.
@@ -11,7 +12,7 @@ const MIN_SHARE_OF_RUN: f64 = 0.1;
 
 /// The stretch of time figures per second are taken from: after `start_ns`, up to and
 /// including `end_ns`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Window {
     /// Begin. Tokens at this very instant belong to the time before.

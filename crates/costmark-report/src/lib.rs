@@ -17,6 +17,8 @@ mod names;
 pub mod numbers;
 pub mod page;
 mod read;
+pub mod recompute;
+pub mod schema;
 mod search;
 mod store;
 mod table;

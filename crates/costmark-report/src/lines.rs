@@ -5,19 +5,23 @@
 //! holds, whatever the types in memory become. Instants are nanoseconds from the start of
 //! the run. Unknown keys are refused, so that a file of another version is never read wrongly.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use costmark_core::{
     ErrorClass, FinishReason, Outcome, RequestError, RequestRecord, Span, StepPart, StepRecord,
     TokenTimes,
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::document::LevelId;
 
 /// Which part of the run a record belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct UnitTag {
     /// Which of the plan's levels.
@@ -29,7 +33,9 @@ pub struct UnitTag {
 }
 
 /// Part of a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Sent to reach a steady state. Latencies are not used.
@@ -41,7 +47,7 @@ pub enum Phase {
 }
 
 /// One request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestLine {
     /// Level, repeat and phase.
@@ -77,7 +83,7 @@ pub struct RequestLine {
 }
 
 /// How a request ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum OutcomeLine {
     /// It produced its tokens.
@@ -209,6 +215,28 @@ pub enum Gap {
     Several(u64, u32),
 }
 
+impl JsonSchema for Gap {
+    fn schema_name() -> Cow<'static, str> {
+        "Gap".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let ns = json_schema!({ "type": "integer", "minimum": 0 });
+        json_schema!({
+            "description": "Nanoseconds, or [nanoseconds, times] for so many equal gaps in a row.",
+            "anyOf": [
+                ns,
+                {
+                    "type": "array",
+                    "prefixItems": [ns, { "type": "integer", "minimum": 1 }],
+                    "minItems": 2,
+                    "maxItems": 2
+                }
+            ]
+        })
+    }
+}
+
 impl Serialize for Gap {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -247,7 +275,7 @@ impl<'de> Deserialize<'de> for Gap {
 }
 
 /// One forward pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StepLine {
     /// Level, repeat and phase.
@@ -283,7 +311,7 @@ pub struct StepLine {
 }
 
 /// The prefill or decode half of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartLine {
     /// Tokens run through the model.
@@ -377,7 +405,7 @@ impl From<StepLine> for StepRecord {
 
 /// The machine at one moment. Counters are since the run began to be measured (since it was
 /// resumed, for lines after that); what the system does not tell is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetryLine {
     /// When.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use costmark_core::{RequestRecord, StepRecord};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::document::{RunDocument, SCHEMA_VERSION};
 use crate::error::{ReportError, Result};
@@ -86,31 +87,57 @@ fn load_document(path: &Path) -> Result<RunDocument> {
         schema_version: u32,
     }
     let text = std::fs::read_to_string(path).map_err(|e| ReportError::read(path, e))?;
-    let format = |message: String| ReportError::Format {
+    let format = |line: Option<usize>, message: String| ReportError::Format {
         path: path.to_path_buf(),
-        line: None,
+        line,
         message,
     };
-    let version: Version =
-        serde_json::from_str(&text).map_err(|e| format(format!("not a run document: {e}")))?;
-    if version.schema_version < SCHEMA_VERSION {
-        return Err(format(format!(
-            "schema version {}, from before the first release; this costmark reads \
-             {SCHEMA_VERSION}: run the command under `command` in that file again",
-            version.schema_version
-        )));
+    let damaged = |e: serde_json::Error| format(Some(e.line()), e.to_string());
+    let version: Version = serde_json::from_str(&text).map_err(damaged)?;
+    let version = version.schema_version;
+    if version > SCHEMA_VERSION {
+        return Err(format(
+            None,
+            format!(
+                "schema version {version}, but this costmark reads {SCHEMA_VERSION}; use the newer \
+                 version of costmark that is named under `tool`"
+            ),
+        ));
     }
-    if version.schema_version > SCHEMA_VERSION {
-        return Err(format(format!(
-            "schema version {}, but this costmark reads {SCHEMA_VERSION}; \
-             use the newer version of costmark that is named under `tool`",
-            version.schema_version
-        )));
+    if version == SCHEMA_VERSION {
+        return serde_json::from_str(&text).map_err(damaged);
     }
-    serde_json::from_str(&text).map_err(|e| format(e.to_string()))
+    let value = serde_json::from_str(&text).map_err(damaged)?;
+    let value = migrated(value, version, MIGRATIONS).map_err(|message| format(None, message))?;
+    serde_json::from_value(value).map_err(|e| format(None, e.to_string()))
 }
 
-fn each_line<T: DeserializeOwned>(
+/// What makes a document of one version one of the next.
+type Migration = fn(Value) -> Value;
+
+/// By the version they start from. Version 1 was never released and has none.
+const MIGRATIONS: &[(u32, Migration)] = &[];
+
+/// Brings a document of an older version to this one, step by step.
+fn migrated(
+    mut document: Value,
+    from: u32,
+    migrations: &[(u32, Migration)],
+) -> std::result::Result<Value, String> {
+    for version in from..SCHEMA_VERSION {
+        let Some((_, migrate)) = migrations.iter().find(|(start, _)| *start == version) else {
+            return Err(format!(
+                "schema version {from}, from before the first release; this costmark reads \
+                 {SCHEMA_VERSION}: run the command under `command` in that file again"
+            ));
+        };
+        document = migrate(document);
+        document["schema_version"] = (version + 1).into();
+    }
+    Ok(document)
+}
+
+pub(crate) fn each_line<T: DeserializeOwned>(
     path: &Path,
     remarks: &mut Vec<String>,
     mut take: impl FnMut(T, usize) -> Result<()>,
@@ -148,4 +175,26 @@ fn each_line<T: DeserializeOwned>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn older_documents_go_through_every_step() {
+        let rename: Migration = |mut document| {
+            document["new"] = document["old"].take();
+            document
+        };
+        let before = json!({ "schema_version": 1, "old": 7 });
+        let after = migrated(before.clone(), 1, &[(1, rename)]).unwrap();
+        assert_eq!(
+            (&after["schema_version"], &after["new"]),
+            (&json!(SCHEMA_VERSION), &json!(7))
+        );
+        let error = migrated(before, 0, &[(1, rename)]).unwrap_err();
+        assert!(error.contains("version 0"), "{error}");
+    }
 }

@@ -95,6 +95,17 @@ pub(crate) enum Command {
     Claims(Box<crate::money::claims::ClaimsArgs>),
     /// One cost table over machines: at best, at the SLO, per dollar, per watt, which are not beaten
     Rank(crate::money::rank::RankArgs),
+    /// Compute every figure of a run again from its raw lines, and say whether run.json has them
+    ///
+    /// Prints the table of what the raw lines give, at the price of the run (`costmark price` puts
+    /// another). Exit code 1 when a figure in run.json differs: it was changed by hand, or made
+    /// by a version that computed it differently.
+    Recompute(crate::recompute::RecomputeArgs),
+    /// Print the JSON Schemas of result files and plan files
+    ///
+    /// Without a name all of them, in one object. Unknown keys are not valid. What the keys mean
+    /// is in docs/FORMAT.md and in the descriptions of the schemas.
+    Schema(crate::schema::SchemaArgs),
     /// What the price books hold; check them, import catalogues
     #[command(subcommand)]
     Prices(crate::money::prices::PricesCommand),

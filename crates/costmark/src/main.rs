@@ -27,10 +27,12 @@ mod plan_file;
 mod price;
 mod probe;
 mod progress;
+mod recompute;
 mod recorder;
 mod report;
 mod resume;
 mod run;
+mod schema;
 mod serve;
 mod stop;
 mod text;
@@ -65,6 +67,8 @@ fn main() -> ExitCode {
         Command::Margin(args) => money::margin::run(&args),
         Command::Claims(args) => money::claims::run(&args),
         Command::Rank(args) => money::rank::run(&args),
+        Command::Recompute(args) => recompute::run(&args),
+        Command::Schema(args) => schema::run(args),
         Command::Prices(command) => money::prices::run(&command),
         Command::Serve(args) => serve::run(&args),
     };

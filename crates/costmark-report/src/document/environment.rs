@@ -1,11 +1,12 @@
 //! Where it ran and what measured: machine, peaks, tool, overhead.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::machine::NeighbourDocument;
 
 /// The program that measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tool {
     /// `costmark`.
@@ -23,7 +24,7 @@ pub struct Tool {
 }
 
 /// The machine and its peaks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
     /// For humans, e.g. `AMD EPYC 7B13, 2 of 2 threads, 23 GiB`.
@@ -45,7 +46,7 @@ pub struct Environment {
 }
 
 /// One measurement of the machine's peaks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PeakReading {
     /// End of the measurement, from the start of the run.
@@ -59,7 +60,7 @@ pub struct PeakReading {
 }
 
 /// A rate measured in several passes. The best is the peak.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateDocument {
     /// Best pass.
@@ -73,7 +74,7 @@ pub struct RateDocument {
 }
 
 /// What measuring itself costs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Overhead {
     /// Time to record one token event, calibrated at the start.

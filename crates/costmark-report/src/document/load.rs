@@ -2,9 +2,11 @@
 //!
 //! A *level* is one load, of one workload, on one model; a *unit* is one repeat of a level.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The name of a level, unique and stable within a plan: `c16` for 16 requests in flight,
@@ -33,6 +35,19 @@ impl fmt::Display for LevelId {
     }
 }
 
+impl JsonSchema for LevelId {
+    fn schema_name() -> Cow<'static, str> {
+        "LevelId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "Name of a level, unique and stable within a plan, such as `c16`."
+        })
+    }
+}
+
 impl Serialize for LevelId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
@@ -46,7 +61,7 @@ impl<'de> Deserialize<'de> for LevelId {
 }
 
 /// How requests come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LoadDocument {
     /// As many as this are in flight: the instant one ends the next is due.
@@ -119,7 +134,7 @@ impl LoadDocument {
 }
 
 /// What is asked for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadDocument {
     /// Unique within the plan.
@@ -151,7 +166,7 @@ pub struct WorkloadDocument {
 }
 
 /// The stretch of a trace that is replayed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceDocument {
     /// Where it was read from.
@@ -170,7 +185,7 @@ pub struct TraceDocument {
 }
 
 /// A model and how its weights are held.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelDocument {
     /// Unique within the plan.
@@ -186,7 +201,7 @@ pub struct ModelDocument {
 }
 
 /// One level as planned.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LevelPlan {
     /// Its name.
@@ -204,7 +219,7 @@ pub struct LevelPlan {
 }
 
 /// One unit as planned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnitPlan {
     /// Which level.

@@ -1,10 +1,11 @@
 //! What the machine did while a unit was measured.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The machine over the window of a unit, from the samples in `telemetry.jsonl`. CPU use is in
 /// cores: 1.5 is one and a half cores busy all the time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MachineDocument {
     /// Samples inside.
@@ -28,7 +29,7 @@ pub struct MachineDocument {
 }
 
 /// Energy over the window of a unit. Only what was counted: never an estimate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnergyDocument {
     /// `rapl` (counters of the processor packages, everything that runs on them included), or
@@ -43,7 +44,7 @@ pub struct EnergyDocument {
 }
 
 /// Another program that used the processor while costmark measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NeighbourDocument {
     /// Its name.
@@ -53,7 +54,7 @@ pub struct NeighbourDocument {
 }
 
 /// A run was taken up again after it had ended early.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resumption {
     /// UTC, RFC 3339.

@@ -11,6 +11,7 @@ mod plan;
 mod search;
 mod unit;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use canonical::canonical_hash;
@@ -29,7 +30,7 @@ pub use unit::{
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// The whole result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunDocument {
     /// [`SCHEMA_VERSION`] of the writer.
@@ -77,7 +78,7 @@ pub struct RunDocument {
 }
 
 /// How far a run came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Running, or ended without saying why (a crash).

@@ -3,6 +3,7 @@
 use costmark_core::{BackendInfo, BackendKind, ModelShape, ModelWork, Sampling};
 use costmark_econ::PriceBasis;
 use costmark_metrics::Slo;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::canonical::canonical_hash;
@@ -10,7 +11,7 @@ use super::load::{LevelId, LevelPlan, ModelDocument, UnitPlan, WorkloadDocument}
 use super::search::SearchPlan;
 
 /// The resolved plan: everything that decides what is measured, and in which order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanDocument {
     /// Models, in the order they are loaded.
@@ -94,7 +95,7 @@ impl PlanDocument {
 }
 
 /// What served, as it described itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackendDocument {
     /// Which of the plan's models.
@@ -157,7 +158,7 @@ impl BackendDocument {
 }
 
 /// What an hour of the machine costs, and who says so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriceDocument {
     /// The whole machine.

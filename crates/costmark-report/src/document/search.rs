@@ -1,12 +1,13 @@
 //! The search for the highest rate within an SLO: how it was asked for, and what it found.
 
 use costmark_metrics::{Slo, SloCounts};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::load::LevelId;
 
 /// How a search is asked for. The levels of the plan follow from what is measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchPlan {
     /// The rate it begins with; absent where a batch tells it.
@@ -24,7 +25,7 @@ pub struct SearchPlan {
 }
 
 /// What the search on one model and workload has found so far.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchDocument {
     /// Which of the plan's models.
@@ -50,7 +51,7 @@ pub struct SearchDocument {
 }
 
 /// How a search stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchStatus {
     /// It is not at its end.
@@ -66,7 +67,7 @@ pub enum SearchStatus {
 }
 
 /// A rate that was tried. All repeats together.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeDocument {
     /// Its level, in which all of its figures are.
@@ -91,7 +92,7 @@ pub struct ProbeDocument {
 }
 
 /// What keeps a rate from holding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// Time to first token.

@@ -2,13 +2,14 @@
 
 use costmark_core::{Interval, Roofline};
 use costmark_metrics::{LevelSummary, UnitSummary};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::load::{LevelId, LoadDocument};
 use super::machine::{EnergyDocument, MachineDocument};
 
 /// One level once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnitDocument {
     /// Which of the plan's levels.
@@ -41,7 +42,7 @@ pub struct UnitDocument {
 }
 
 /// How a warm-up went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WarmupDocument {
     /// Warm-up requests sent.
@@ -57,7 +58,7 @@ pub struct WarmupDocument {
 /// What the window of one unit cost.
 ///
 /// `usd_input + usd_cached + usd_output = usd` when the phases could be told apart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnitCost {
     /// Length of the window.
@@ -100,7 +101,7 @@ pub struct UnitCost {
 ///
 /// A `usd_per_mtok` is absent where a repeat could not be priced so, such as cached input
 /// without a prefix in common.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LevelDocument {
     /// Its name in the plan.
@@ -128,7 +129,7 @@ pub struct LevelDocument {
 }
 
 /// Where the money of a level went. The first three add up to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attribution {
     /// Share of computed prompt tokens.
@@ -145,7 +146,7 @@ pub struct Attribution {
 
 /// Something the user could do for a better measurement as a whole. Advice on a level is
 /// in its summary.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdviceDocument {
     /// Stable name, e.g. `bandwidth_drift`.
