@@ -32,10 +32,14 @@ pub fn short(value: f64) -> String {
     format!("{sign}{grouped}")
 }
 
-/// US dollars.
+/// US dollars: three significant digits, but cents from a dollar to a hundred: `$0.0123`,
+/// `$4.56`, `$19.60`, `$123`.
 #[must_use]
 pub fn usd(value: f64) -> String {
-    format!("${}", short(value))
+    match value.abs() {
+        1.0..99.995 => format!("${value:.2}"),
+        _ => format!("${}", short(value)),
+    }
 }
 
 /// A share as a percentage.
@@ -80,6 +84,19 @@ mod tests {
             (f64::NAN, "–"),
         ] {
             assert_eq!(short(value), text);
+        }
+    }
+
+    #[test]
+    fn dollars() {
+        for (value, text) in [
+            (0.012_34, "$0.0123"),
+            (2.5, "$2.50"),
+            (19.6, "$19.60"),
+            (99.996, "$100"),
+            (1234.0, "$1234"),
+        ] {
+            assert_eq!(usd(value), text);
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use costmark_metrics::{Goodput, Slo};
 use costmark_report::compare::{Bar, Comparison, Metric, Verdict, compare};
 use costmark_report::document::{LevelDocument, RunDocument};
 use costmark_report::{NamedRun, WIDTH, find_runs};
@@ -109,6 +110,77 @@ fn the_ratio_is_that_of_the_medians() {
     assert_eq!(answer.metric, "usd_per_mtok_output");
     assert_eq!(answer.runs[0].run, "b");
     assert!((answer.runs[1].ratio.unwrap().value - 1.5).abs() < 1e-12);
+}
+
+/// With an SLO of which this share of the output tokens of each level is within.
+fn within(mut run: RunDocument, share: f64) -> RunDocument {
+    let slo = Slo {
+        ttft_ms: Some(500.0),
+        ..Slo::default()
+    };
+    run.plan.slo = Some(slo);
+    for unit in &mut run.units {
+        let rates = unit.summary.throughput;
+        unit.summary.goodput = Some(Goodput {
+            slo,
+            attainment: share,
+            requests_per_s: rates.requests_per_s * share,
+            output_tok_per_s: rates.output_tok_per_s * share,
+            counts: None,
+        });
+    }
+    run
+}
+
+#[test]
+fn the_cheapest_is_the_cheapest_within_the_slo() {
+    // Twice as fast, but only a quarter of its tokens come in time: half as much for the money.
+    let runs = [
+        named("steady", within(common::run(), 1.0)),
+        named("late", within(faster(2.0), 0.25)),
+        named("never", within(faster(3.0), 0.0)),
+    ];
+    let answer = compare(&runs, &[]).cheapest.unwrap();
+    assert_eq!(answer.metric, "usd_per_mtok_output_at_slo");
+    assert_eq!(answer.runs.len(), 2);
+    assert_eq!(answer.runs[0].run, "steady");
+    assert!((answer.runs[1].ratio.unwrap().value - 2.0).abs() < 1e-9);
+    let words = answer.words();
+    assert!(
+        words.contains("a million output tokens within the SLO cost"),
+        "{words}"
+    );
+    assert!(
+        words.ends_with("At no level within the SLO: never."),
+        "{words}"
+    );
+
+    // Where phases cannot be told apart there is still an answer within the SLO.
+    let mut unsplit = runs.clone();
+    for run in &mut unsplit {
+        for unit in &mut run.document.units {
+            unit.cost.as_mut().unwrap().usd_per_mtok_output = None;
+        }
+        for level in &mut run.document.levels {
+            level.usd_per_mtok_output = None;
+        }
+    }
+    let answer = compare(&unsplit, &[]).cheapest.unwrap();
+    assert_eq!(answer.metric, "usd_per_mtok_blended_at_slo");
+    assert_eq!(answer.runs[0].run, "steady");
+
+    // None keeps it: told, and ranked without.
+    let none = [
+        named("a", within(common::run(), 0.0)),
+        named("b", within(faster(2.0), 0.0)),
+    ];
+    let answer = compare(&none, &[]).cheapest.unwrap();
+    assert_eq!(answer.metric, "usd_per_mtok_output");
+    let words = answer.words();
+    assert!(
+        words.starts_with("No run keeps the SLO at any level. Without it: Cheapest: b"),
+        "{words}"
+    );
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn a_second_level_is_compared_in_words_that_fit() {
         (1.001, "$1.00, the same."),
         (1.02, "$1.02, 2 % more."),
         (1.5, "$1.50, 1.5 times as much."),
-        (16.2, "$16.2, 16 times as much."),
+        (16.2, "$16.20, 16 times as much."),
     ] {
         let text = says(ratio);
         assert!(text.ends_with(words), "{text}");

@@ -14,10 +14,14 @@ use crate::text::inert_line;
 /// The cheapest run, each run at the level that is cheapest for it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cheapest {
-    /// Which price: the first of SLO, output and blended that all runs have.
+    /// Which price: within the SLO if the runs were given one and some run keeps it, otherwise
+    /// without; of output tokens if all runs have one, otherwise of tokens of any kind.
     pub metric: &'static str,
     /// Cheapest first.
     pub runs: Vec<Contender>,
+    /// Runs that were given an SLO and keep it at no level. If all are here, they are ranked
+    /// without it.
+    pub miss_slo: Vec<String>,
 }
 
 /// A run at its cheapest level.
@@ -35,11 +39,10 @@ pub struct Contender {
     pub verdict: Verdict,
 }
 
-/// In order of preference.
-const PRICES: [&str; 3] = [
-    "usd_per_mtok_output_at_slo",
-    "usd_per_mtok_output",
-    "usd_per_mtok_blended",
+/// Within the SLO and without, in order of preference.
+const PRICES: [(&str, &str); 2] = [
+    ("usd_per_mtok_output_at_slo", "usd_per_mtok_output"),
+    ("usd_per_mtok_blended_at_slo", "usd_per_mtok_blended"),
 ];
 
 struct Best<'a> {
@@ -55,14 +58,22 @@ impl Cheapest {
         if runs.len() < 2 {
             return None;
         }
-        let (metric, mut all) = PRICES.iter().find_map(|name| {
-            let metric = Metric::named(name)?;
-            let all: Option<Vec<Best<'_>>> = runs
-                .iter()
-                .zip(compared)
-                .map(|(run, compared)| best(run, compared, metric))
-                .collect();
-            Some((metric, all?))
+        let has_slo = runs.iter().all(|run| run.document.plan.slo.is_some());
+        let (metric, mut all, miss_slo) = PRICES.iter().find_map(|(at_slo, without)| {
+            let (at_slo, without) = (Metric::named(at_slo)?, Metric::named(without)?);
+            let each = || runs.iter().zip(compared);
+            let all: Option<Vec<Best<'_>>> = each().map(|(r, c)| best(r, c, without)).collect();
+            let all = all?;
+            if !has_slo {
+                return Some((without, all, Vec::new()));
+            }
+            let within: Vec<_> = each().map(|(r, c)| best(r, c, at_slo)).collect();
+            let miss_slo = runs.iter().zip(&within).filter(|(_, best)| best.is_none());
+            let miss_slo: Vec<String> = miss_slo.map(|(run, _)| run.name.clone()).collect();
+            if miss_slo.len() == runs.len() {
+                return Some((without, all, miss_slo));
+            }
+            Some((at_slo, within.into_iter().flatten().collect(), miss_slo))
         })?;
         all.sort_by(|a, b| a.figure.interval.value.total_cmp(&b.figure.interval.value));
         let first = &all[0];
@@ -88,6 +99,7 @@ impl Cheapest {
         Some(Self {
             metric: metric.name,
             runs,
+            miss_slo,
         })
     }
 
@@ -96,14 +108,21 @@ impl Cheapest {
     pub fn words(&self) -> String {
         let what = match self.metric {
             "usd_per_mtok_output_at_slo" => "a million output tokens within the SLO",
+            "usd_per_mtok_blended_at_slo" => "a million tokens of any kind within the SLO",
             "usd_per_mtok_output" => "a million output tokens",
             _ => "a million tokens of any kind",
         };
         let Some(first) = self.runs.first() else {
             return String::new();
         };
+        let none_keeps = self.none_keeps_slo();
         let mut text = format!(
-            "Cheapest: {} at {}, where {what} cost {}{}.",
+            "{}Cheapest: {} at {}, where {what} cost {}{}.",
+            if none_keeps {
+                "No run keeps the SLO at any level. Without it: "
+            } else {
+                ""
+            },
             first.run,
             first.level,
             usd(first.usd_per_mtok.value),
@@ -132,7 +151,20 @@ impl Cheapest {
         if self.runs.len() > TOLD + 1 {
             text.push_str(&format!(" {} more are dearer.", self.runs.len() - TOLD - 1));
         }
+        if !none_keeps && !self.miss_slo.is_empty() {
+            text.push_str(&format!(
+                " At no level within the SLO: {}.",
+                self.miss_slo.join(", ")
+            ));
+        }
         text
+    }
+
+    /// The runs were given an SLO, and none of them keeps it at any level.
+    fn none_keeps_slo(&self) -> bool {
+        !self.runs.is_empty()
+            && self.miss_slo.len() == self.runs.len()
+            && !self.metric.ends_with("_at_slo")
     }
 }
 

@@ -195,6 +195,16 @@ pub const METRICS: &[Metric] = &[
         level: None,
     },
     Metric {
+        name: "usd_per_mtok_blended_at_slo",
+        aliases: &[],
+        label: "$/M at SLO",
+        direction: Direction::Down,
+        is_usd: true,
+        is_default: false,
+        unit: |u| at_slo(u, u.cost.as_ref()?.usd_per_mtok_blended?),
+        level: None,
+    },
+    Metric {
         name: "mbu",
         aliases: &[],
         label: "MBU",
@@ -208,10 +218,14 @@ pub const METRICS: &[Metric] = &[
 
 /// The same cost over fewer tokens: only those of requests within the limits count.
 fn usd_per_mtok_output_at_slo(unit: &UnitDocument) -> Option<f64> {
+    at_slo(unit, unit.cost.as_ref()?.usd_per_mtok_output?)
+}
+
+/// What is paid for all tokens, over those of requests within the SLO.
+fn at_slo(unit: &UnitDocument, usd_per_mtok: f64) -> Option<f64> {
     let good = unit.summary.goodput?.output_tok_per_s;
     let all = unit.summary.throughput.output_tok_per_s;
-    let usd = unit.cost.as_ref()?.usd_per_mtok_output?;
-    (good > 0.0).then(|| usd * all / good)
+    (good > 0.0).then(|| usd_per_mtok * all / good)
 }
 
 impl Metric {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Download;
 use super::pictures::Finished;
-use crate::compare::units_of;
+use crate::compare::{Metric, units_of};
 use crate::document::{LevelDocument, LoadDocument, RunDocument};
 use crate::find::NamedRun;
 use crate::names;
@@ -54,10 +54,15 @@ pub(super) struct LevelData {
     ttft_ms: Option<Interval>,
     itl_ms: Option<Interval>,
     slo_ttft_ms: Option<f64>,
+    slo_itl_ms: Option<f64>,
     slo_tpot_ms: Option<f64>,
     usd_per_mtok_input: Option<Interval>,
     usd_per_mtok_output: Option<Interval>,
     usd_per_mtok_blended: Option<Interval>,
+    /// Of tokens within the SLO alone; of output where it has a price, else of any kind.
+    pub(super) usd_per_mtok_at_slo: Option<Interval>,
+    /// By the price that ranks the runs of a page.
+    usd_ranked: Option<Interval>,
     /// Of the windows of all usable repeats together.
     input_tokens: u64,
     cached_tokens: u64,
@@ -91,7 +96,13 @@ pub(super) struct Percentiles {
 }
 
 impl RunData {
-    pub(super) fn new(run: &NamedRun, pictures: Finished, downloads: Vec<Download>) -> Self {
+    /// `ranked_by` is the price that tells which run is cheapest, of several.
+    pub(super) fn new(
+        run: &NamedRun,
+        pictures: Finished,
+        downloads: Vec<Download>,
+        ranked_by: Option<&Metric>,
+    ) -> Self {
         let document = &run.document;
         let peaks = document.units.iter().find_map(super::roofline);
         Self {
@@ -102,7 +113,7 @@ impl RunData {
             levels: document
                 .levels
                 .iter()
-                .map(|level| LevelData::new(level, document))
+                .map(|level| LevelData::new(level, document, ranked_by))
                 .collect(),
             peaks: peaks.map(|p| Peaks {
                 read_bytes_per_s: p.read_bytes_per_s,
@@ -124,8 +135,9 @@ impl RunData {
 }
 
 impl LevelData {
-    fn new(level: &LevelDocument, run: &RunDocument) -> Self {
+    fn new(level: &LevelDocument, run: &RunDocument, ranked_by: Option<&Metric>) -> Self {
         let units = units_of(run, level);
+        let price = |metric: &Metric| Some(metric.of(level, &units)?.interval);
         let summary = &level.summary;
         let slo = units.iter().find_map(|u| u.summary.goodput).map(|g| g.slo);
         let mut pooled = LatencyHistograms::default();
@@ -154,10 +166,16 @@ impl LevelData {
             ttft_ms: summary.ttft_p50_ms,
             itl_ms: summary.itl_p50_ms,
             slo_ttft_ms: slo.and_then(|s| s.ttft_ms),
+            slo_itl_ms: slo.and_then(|s| s.itl_ms),
             slo_tpot_ms: slo.and_then(|s| s.tpot_ms),
             usd_per_mtok_input: level.usd_per_mtok_input,
             usd_per_mtok_output: level.usd_per_mtok_output,
             usd_per_mtok_blended: level.usd_per_mtok_blended,
+            usd_per_mtok_at_slo: ["usd_per_mtok_output_at_slo", "usd_per_mtok_blended_at_slo"]
+                .into_iter()
+                .filter_map(Metric::named)
+                .find_map(price),
+            usd_ranked: ranked_by.and_then(price),
             input_tokens: tokens(|t| t.input_tokens),
             cached_tokens: tokens(|t| t.cached_tokens),
             output_tokens: tokens(|t| t.output_tokens),

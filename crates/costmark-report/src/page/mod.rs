@@ -22,11 +22,11 @@ use costmark_core::Roofline;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::compare::compare;
+use crate::compare::{Metric, compare};
 use crate::document::UnitDocument;
 use crate::error::{ReportError, Result};
 use crate::find::NamedRun;
-use crate::store::{REQUESTS_FILE, RUN_FILE, STEPS_FILE};
+use crate::store::{REQUESTS_FILE, RUN_FILE, STEPS_FILE, TELEMETRY_FILE};
 
 pub use pricing::{ListPrice, Pricing};
 
@@ -46,12 +46,25 @@ const EMBED_RAW_BYTES: u64 = 4 << 20;
 /// When raw lines cannot be read.
 pub fn page(runs: &[NamedRun], list: Option<&ListPrice>) -> Result<String> {
     let comparison = compare(runs, &[]);
+    let ranked_by = comparison
+        .cheapest
+        .as_ref()
+        .and_then(|cheapest| Metric::named(cheapest.metric));
     let mut data = Vec::new();
     let mut remarks = Vec::new();
     for run in runs {
         let mut pictures = pictures::Pictures::new(&run.document);
         remarks.extend(raw::read(&run.path, &mut pictures)?);
-        data.push(data::RunData::new(run, pictures.finish(), downloads(run)?));
+        // On simulated time the samples are of another clock than the requests.
+        if run.document.units.iter().any(|unit| unit.machine.is_some()) {
+            remarks.extend(raw::read_telemetry(&run.path, &mut pictures)?);
+        }
+        data.push(data::RunData::new(
+            run,
+            pictures.finish(),
+            downloads(run)?,
+            ranked_by,
+        ));
     }
     let list = match list {
         Some(list) => Pricing::given(list),
@@ -89,8 +102,8 @@ pub(crate) struct Download {
 fn downloads(run: &NamedRun) -> Result<Vec<Download>> {
     let size = |name: &str| run.path.join(name).metadata().map_or(0, |m| m.len());
     let mut names = vec![RUN_FILE];
-    if size(REQUESTS_FILE) + size(STEPS_FILE) <= EMBED_RAW_BYTES {
-        names.extend([REQUESTS_FILE, STEPS_FILE]);
+    if size(REQUESTS_FILE) + size(STEPS_FILE) + size(TELEMETRY_FILE) <= EMBED_RAW_BYTES {
+        names.extend([REQUESTS_FILE, STEPS_FILE, TELEMETRY_FILE]);
     }
     names
         .into_iter()

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::document::RunDocument;
-use crate::lines::Phase;
+use crate::lines::{Phase, TelemetryLine};
 
 /// Buckets of a timeline: about two pixels each on a wide screen.
 const BUCKETS: usize = 500;
@@ -108,6 +108,11 @@ impl Cell {
     pub(super) fn steps(&self) -> u64 {
         self.steps
     }
+
+    #[cfg(test)]
+    pub(super) fn flops_per_s(&self) -> f64 {
+        self.flops_per_s
+    }
 }
 
 /// What a step did.
@@ -129,6 +134,11 @@ pub(super) struct Pictures {
     waiting: Track,
     mbu: Track,
     ttft_ms: Track,
+    own_cores: Track,
+    other_cores: Track,
+    rss_gib: Track,
+    ghz: Track,
+    watts: Track,
     /// Requests begun minus ended, per bucket.
     changes: Vec<i64>,
     cells: HashMap<(Kind, i32, i32), Cell>,
@@ -172,7 +182,12 @@ impl Pictures {
             kv_share: track.clone(),
             waiting: track.clone(),
             mbu: track.clone(),
-            ttft_ms: track,
+            ttft_ms: track.clone(),
+            own_cores: track.clone(),
+            other_cores: track.clone(),
+            rss_gib: track.clone(),
+            ghz: track.clone(),
+            watts: track,
             changes: vec![0; BUCKETS],
             cells: HashMap::new(),
             peaks: BTreeMap::new(),
@@ -193,13 +208,18 @@ impl Pictures {
         other
     }
 
-    fn tracks(&mut self) -> [&mut Track; 5] {
+    fn tracks(&mut self) -> [&mut Track; 10] {
         [
             &mut self.sequences,
             &mut self.kv_share,
             &mut self.waiting,
             &mut self.mbu,
             &mut self.ttft_ms,
+            &mut self.own_cores,
+            &mut self.other_cores,
+            &mut self.rss_gib,
+            &mut self.ghz,
+            &mut self.watts,
         ]
     }
 
@@ -221,6 +241,35 @@ impl Pictures {
         if let Some(first_ns) = request.first_ns.filter(|_| request.is_measured) {
             let ttft_ms = first_ns.saturating_sub(request.sent_ns) as f64 / 1e6;
             self.ttft_ms.buckets[from].add(ttft_ms, 1.0);
+        }
+    }
+
+    /// What the machine did between two samples: counters become rates.
+    pub(super) fn add_samples(&mut self, before: &TelemetryLine, now: &TelemetryLine) {
+        let seconds = now.at_ns.saturating_sub(before.at_ns) as f64 / 1e9;
+        // Counters begin anew where a run was taken up again.
+        if seconds <= 0.0 || now.own_cpu_s < before.own_cpu_s {
+            return;
+        }
+        let rate = |of: fn(&TelemetryLine) -> Option<f64>| Some((of(now)? - of(before)?) / seconds);
+        let others = |s: &TelemetryLine| {
+            let busy = s.busy_cpu_s?;
+            Some(busy - s.own_cpu_s + s.steal_cpu_s.unwrap_or(0.0))
+        };
+        let bucket = self.bucket(now.at_ns);
+        for (track, value) in [
+            (&mut self.own_cores, rate(|s| Some(s.own_cpu_s))),
+            (&mut self.other_cores, rate(others).map(|x| x.max(0.0))),
+            (
+                &mut self.rss_gib,
+                now.rss_bytes.map(|b| b as f64 / (1u64 << 30) as f64),
+            ),
+            (&mut self.ghz, now.mhz.map(|mhz| mhz / 1e3)),
+            (&mut self.watts, rate(|s| s.package_joules)),
+        ] {
+            if let Some(value) = value {
+                track.buckets[bucket].add(value, seconds);
+            }
         }
     }
 
@@ -342,6 +391,11 @@ impl Pictures {
             waiting: self.series(&self.waiting),
             mbu: self.series(&self.mbu),
             ttft_ms: self.series(&self.ttft_ms),
+            own_cores: self.series(&self.own_cores),
+            other_cores: self.series(&self.other_cores),
+            rss_gib: self.series(&self.rss_gib),
+            ghz: self.series(&self.ghz),
+            watts: self.series(&self.watts),
             cells: steps,
             requests: self.requests,
             steps: self.steps,
@@ -380,6 +434,12 @@ pub(super) struct Finished {
     pub(super) waiting: Series,
     pub(super) mbu: Series,
     pub(super) ttft_ms: Series,
+    pub(super) own_cores: Series,
+    /// Of other programs, and stolen by the hypervisor.
+    pub(super) other_cores: Series,
+    pub(super) rss_gib: Series,
+    pub(super) ghz: Series,
+    pub(super) watts: Series,
     pub(super) cells: BTreeMap<Kind, Vec<Cell>>,
     pub(super) requests: u64,
     pub(super) steps: u64,

@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::pictures::{Pictures, Request, Step};
 use crate::error::{ReportError, Result};
-use crate::lines::Phase;
-use crate::store::{REQUESTS_FILE, STEPS_FILE};
+use crate::lines::{Phase, TelemetryLine};
+use crate::read::each_line;
+use crate::store::{REQUESTS_FILE, STEPS_FILE, TELEMETRY_FILE};
 
 /// Bytes asked of the system at once.
 const BLOCK: usize = 1 << 20;
@@ -103,6 +104,26 @@ pub(super) fn read(folder: &Path, pictures: &mut Pictures) -> Result<Vec<String>
                     kv_blocks_total: keys.kv_blocks_total,
                 },
             );
+            Ok(())
+        },
+    )?;
+    Ok(remarks)
+}
+
+/// Reads the samples of the machine, a few each second, into `pictures`.
+///
+/// # Errors
+/// When the file cannot be read, or a line that is not the last is damaged.
+pub(super) fn read_telemetry(folder: &Path, pictures: &mut Pictures) -> Result<Vec<String>> {
+    let (mut remarks, mut before) = (Vec::new(), None);
+    each_line(
+        &folder.join(TELEMETRY_FILE),
+        &mut remarks,
+        |now: TelemetryLine, _| {
+            if let Some(before) = &before {
+                pictures.add_samples(before, &now);
+            }
+            before = Some(now);
             Ok(())
         },
     )?;

@@ -312,8 +312,12 @@ fn cards(run: &RunDocument, data: &RunData, out: &mut String) {
             escaped(&more)
         ));
     };
-    let range = |i: Option<Interval>| match i.map(|i| ends(&i)) {
-        Some(text) if !text.is_empty() => format!("95 %: {text}"),
+    let range = |i: Option<Interval>, show: fn(f64) -> String| match i
+        .map(|i| (i.low.map(show), i.high.map(show)))
+    {
+        Some((Some(low), Some(high))) => format!("95 %: {low} to {high}"),
+        Some((Some(low), None)) => format!("95 %: at least {low}"),
+        Some((None, Some(high))) => format!("95 %: at most {high}"),
         _ => "one repeat: no interval".into(),
     };
     let at = &shown.label;
@@ -326,26 +330,41 @@ fn cards(run: &RunDocument, data: &RunData, out: &mut String) {
     card(
         or_dash(money.map(|i| i.value), usd),
         &format!("per million {what}, at {at}"),
-        range(money),
+        range(money, usd),
     );
+    if run.plan.slo.is_some() {
+        let within = data
+            .levels
+            .iter()
+            .filter_map(|l| Some((l.usd_per_mtok_at_slo?, l)));
+        let within = within.min_by(|a, b| a.0.value.total_cmp(&b.0.value));
+        match within {
+            Some((money, level)) => card(
+                usd(money.value),
+                &format!("per million {what} within the SLO, at {}", level.label),
+                range(Some(money), usd),
+            ),
+            None => card("–".into(), "within the SLO", "no level keeps it".into()),
+        }
+    }
     let rate = level.summary.output_tok_per_s;
     card(
         short(rate.value),
         "output tokens per second",
-        range(Some(rate)),
+        range(Some(rate), short),
     );
     if let Some(ttft) = level.summary.ttft_p50_ms {
         card(
             format!("{} ms", short(ttft.value)),
             "median TTFT",
-            range(Some(ttft)),
+            range(Some(ttft), short),
         );
     }
     if let Some(mbu) = level.summary.mbu {
         card(
             percent(mbu.value),
             "memory bandwidth use (MBU), modelled",
-            range(Some(mbu)),
+            range(Some(mbu), percent),
         );
     }
     out.push_str("</ul>");

@@ -4,9 +4,11 @@
 
 use std::fmt::Write as _;
 
+use proptest::prelude::*;
+
 use super::pictures::{Pictures, Step};
 use super::raw;
-use crate::lines::Phase;
+use crate::lines::{Phase, TelemetryLine};
 use crate::store::{REQUESTS_FILE, STEPS_FILE};
 
 const MS: u64 = 1_000_000;
@@ -79,6 +81,29 @@ fn what_stands_out_is_kept_and_parts_make_the_whole() {
 }
 
 #[test]
+fn samples_become_rates() {
+    let sample = |at_s: u64, own: f64, busy: f64| TelemetryLine {
+        at_ns: at_s * 1_000 * MS,
+        own_cpu_s: own,
+        busy_cpu_s: Some(busy),
+        steal_cpu_s: Some(0.0),
+        rss_bytes: Some(1 << 30),
+        available_bytes: None,
+        mhz: None,
+        package_joules: None,
+    };
+    let mut pictures = room(1_000_000 * MS);
+    pictures.add_samples(&sample(0, 0.0, 0.0), &sample(2, 3.0, 4.0));
+    // Taken up again: counters begin anew, and say nothing across the gap.
+    pictures.add_samples(&sample(2, 3.0, 4.0), &sample(500, 0.1, 0.1));
+    let finished = pictures.finish();
+    assert_eq!(finished.own_cores.mean, [1.5]);
+    assert_eq!(finished.other_cores.mean, [0.5]);
+    assert_eq!(finished.rss_gib.mean, [1.0]);
+    assert_eq!(finished.ghz.at_s.len() + finished.watts.at_s.len(), 0);
+}
+
+#[test]
 fn lines_are_read_in_parts_and_damage_keeps_its_number() {
     const STEPS: u64 = 20_000;
     let dir = tempfile::tempdir().unwrap();
@@ -117,4 +142,43 @@ fn lines_are_read_in_parts_and_damage_keeps_its_number() {
     let error = raw::read(dir.path(), &mut room(STEPS * 50 * MS)).unwrap_err();
     assert!(error.is_input());
     assert!(error.to_string().contains("steps.jsonl:17001: "), "{error}");
+}
+
+/// Times, sequences and megabytes of steps, in any order.
+fn any_steps() -> impl Strategy<Value = Vec<(u64, u64, u32, u64)>> {
+    let one = (0..1_000_000u64, 1..5_000u64, 1..2_000u32, 1..500u64);
+    prop::collection::vec(one, 1..400)
+}
+
+proptest! {
+    /// Whatever the steps were: the least and the greatest value, the fastest step and the
+    /// number of steps are in the picture.
+    #[test]
+    fn extremes_survive(steps in any_steps()) {
+        let mut pictures = room(1_000_000 * MS);
+        let mut fastest = 0.0f64;
+        for &(at, ms, sequences, megabytes) in &steps {
+            let step = Step {
+                start_ns: at * MS,
+                end_ns: (at + ms) * MS,
+                sequences,
+                bytes: megabytes * 1_000_000,
+                flops: megabytes * 3_000_000,
+                ..step(0, 9)
+            };
+            fastest = fastest.max(step.flops as f64 / (ms as f64 / 1e3));
+            pictures.add_step("c4", 0, Phase::Measured, &step);
+        }
+        let finished = pictures.finish();
+        let all = || steps.iter().map(|s| f64::from(s.2));
+        let high = finished.sequences.high.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let low = finished.sequences.low.iter().copied().fold(f64::INFINITY, f64::min);
+        prop_assert_eq!(high, all().fold(f64::NEG_INFINITY, f64::max));
+        prop_assert_eq!(low, all().fold(f64::INFINITY, f64::min));
+        let cells = || finished.cells.values().flatten();
+        let drawn = cells().map(super::pictures::Cell::flops_per_s).fold(0.0, f64::max);
+        prop_assert!((drawn / fastest - 1.0).abs() < 1e-4, "{drawn} {fastest}");
+        prop_assert_eq!(cells().map(super::pictures::Cell::steps).sum::<u64>(), steps.len() as u64);
+        prop_assert!(finished.sequences.at_s.len() <= 500);
+    }
 }

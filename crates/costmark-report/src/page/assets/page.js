@@ -22,7 +22,10 @@
     const digits = size === 0 || size >= 99.95 ? 0 : Math.min(8, 2 - Math.floor(Math.log10(size)));
     return x.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   };
-  const usd = (x) => "$" + short(x);
+  const usd = (x) => {
+    const size = Math.abs(x ?? NaN);
+    return "$" + (size >= 1 && size < 99.995 ? x.toFixed(2) : short(x));
+  };
   const percent = (x) => (x * 100).toFixed(1) + " %";
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const clear = (hex) => hex + "33";
@@ -125,7 +128,7 @@
       const value = name === "utilization" ? p[name] * 100 : p[name];
       starts[name] = name === "usd_per_hour" ? runs[chosen()].usd_per_hour
         : Math.max(list[name.replace("list_", "")] || 0, 0.01);
-      $(name).value = Number(value.toPrecision(6));
+      $(name).value = Number(value.toPrecision(4));
       const bar = slider(name);
       [bar.min, bar.max, bar.step] = name === "utilization" ? [1, 100, 1] : [0, 1000, 1];
       bar.value = toSlider(name, value, starts[name]);
@@ -247,12 +250,15 @@
         if (value === undefined) return;
         shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value,
           line: { dash: "dash", color: css("--alarm") },
-          label: { text: `SLO ${name} ${short(value)} ms`, textposition: "end", font: { color: css("--alarm") } } });
+          label: { text: `SLO ${name} ${short(value)} ms`, textposition: "start", yanchor: "bottom", font: { color: css("--alarm") } } });
       };
       limit("slo_ttft_ms", "TTFT");
+      limit("slo_itl_ms", "ITL");
       limit("slo_tpot_ms", "TPOT");
+      // Points and limits decide what is seen; a whisker may run out of the chart.
+      const ys = [...data.flatMap((t) => t.y), ...shapes.map((s) => s.y0)].filter((y) => y > 0).map(Math.log10);
       return { data, layout: { shapes, xaxis: { title: { text: "output tokens per second" }, rangemode: "tozero" },
-        yaxis: { title: { text: "milliseconds" }, type: "log" } } };
+        yaxis: { title: { text: "milliseconds" }, type: "log", range: [Math.min(...ys) - 0.3, Math.max(...ys) + 0.3] } } };
     },
     percentiles: () => {
       const quantity = $("quantity").value;
@@ -309,7 +315,8 @@
     timeline: () => {
       const run = runs[shown()];
       const tracks = [["in_flight", "in flight"], ["sequences", "batch"], ["waiting", "waiting"], ["kv_share", "KV use"],
-        ["mbu", "step MBU"], ["ttft_ms", "TTFT ms"]].filter(([key]) => run.pictures[key].at_s.length);
+        ["mbu", "step MBU"], ["ttft_ms", "TTFT ms"], ["own_cores", "own cores"], ["other_cores", "other cores"],
+        ["rss_gib", "memory GiB"], ["ghz", "GHz"], ["watts", "watts"]].filter(([key]) => run.pictures[key].at_s.length);
       const data = [];
       const layout = { height: 70 + 120 * Math.max(1, tracks.length), showlegend: false, shapes: [],
         xaxis: { title: { text: "seconds from the start" }, anchor: "y" + (tracks.length > 1 ? tracks.length : "") } };
@@ -337,7 +344,7 @@
     },
     hardware: () => {
       const best = runs.map((run, r) => {
-        const levels = run.levels.map((l) => scaled(l.usd_per_mtok_output ?? l.usd_per_mtok_blended, factor(r))).filter(Boolean);
+        const levels = run.levels.map((l) => scaled(l.usd_ranked, factor(r))).filter(Boolean);
         return { run, usd: levels.sort((a, b) => a.value - b.value)[0] };
       }).filter((b) => b.usd).sort((a, b) => b.usd.value - a.usd.value);
       return { data: [{ type: "bar", orientation: "h", y: best.map((b) => plain(cut(b.run.name))), x: best.map((b) => b.usd.value),
@@ -358,8 +365,9 @@
         line: { color: css("--soft"), dash: "dot", shape: "vh" }, hoverinfo: "skip" }];
       runs.forEach((run, r) => {
         const own = points.filter((p) => p.r === r);
-        data.push({ x: own.map((p) => p.x), y: own.map((p) => p.y), mode: "markers", name: plain(cut(run.name)),
-          marker: { color: colour(r), symbol: shape(r), size: 11 },
+        data.push({ x: own.map((p) => p.x), y: own.map((p) => p.y), mode: "markers+text", name: plain(cut(run.name)),
+          marker: { color: colour(r), symbol: shape(r), size: 11 }, cliponaxis: false,
+          texttemplate: "%{customdata}", customdata: own.map((p) => plain(p.l.short)), textposition: "top center",
           text: own.map((p) => `${plain(run.name)}, ${plain(p.l.label)}: ${short(p.x)} tokens per USD, ${short(p.y)} tok/s per user`),
           hoverinfo: "text" });
       });

@@ -104,7 +104,14 @@ impl Page<'_> {
                     ("KV cache in use", &p.kv_share),
                     ("MBU of steps", &p.mbu),
                     ("TTFT ms", &p.ttft_ms),
+                    ("cores costmark kept busy", &p.own_cores),
+                    ("cores others took", &p.other_cores),
+                    ("memory costmark held, GiB", &p.rss_gib),
+                    ("frequency, GHz", &p.ghz),
+                    ("power of the processor packages, W", &p.watts),
                 ]
+                .into_iter()
+                .filter(|(_, series)| !series.at_s.is_empty())
                 .map(|(what, series)| {
                     let least = series.low.iter().copied().reduce(f64::min);
                     let most = series.high.iter().copied().reduce(f64::max);
@@ -120,8 +127,9 @@ impl Page<'_> {
             "timeline",
             "Over time",
             "Batch occupancy, KV cache and bandwidth use from the first warm-up to the last request. \
-             The line is the mean of each half percent of the run, the band its least and greatest \
-             value; shaded spans were measured.",
+             The line is the mean of each five-hundredth of the run, the band its least and greatest \
+             value; shaded spans were measured. Cores are those that costmark kept busy, and those \
+             that other programs or the hypervisor took.",
             &table("Extremes over the run", &["quantity", "least", "greatest"], &rows),
         ));
     }
