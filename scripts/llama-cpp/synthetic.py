@@ -14,6 +14,11 @@ SHAPES = {
         arch="qwen3", vocab=151936, hidden=1024, mlp=3072, layers=28, heads=16, kv_heads=8,
         head_dim=128, context=40960, theta=1e6, eps=1e-6, tied=True, scale=0.02,
     ),
+    # Small enough that serving it is quick, large enough that a step takes milliseconds.
+    "peer-qwen3": dict(
+        arch="qwen3", vocab=4096, hidden=512, mlp=1536, layers=8, heads=8, kv_heads=4,
+        head_dim=64, context=4096, theta=1e6, eps=1e-6, tied=True, scale=0.02,
+    ),
     # Small ones for comparing tokens: a width of one super-block, large weights.
     "tiny-llama": dict(
         arch="llama", vocab=256, hidden=256, mlp=512, layers=3, heads=4, kv_heads=2,

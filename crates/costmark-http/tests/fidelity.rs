@@ -190,6 +190,8 @@ fn without_the_servers_counts_a_tokenizer_counts() {
         "refuses",
         "a tokenizer counts",
         "were reasoning",
+        "1 of 1 requests began with reasoning",
+        "1 came to content, after",
     ] {
         assert!(notes.contains(words), "{words}: {notes}");
     }

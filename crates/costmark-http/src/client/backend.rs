@@ -18,6 +18,7 @@ use super::error::ConnectError;
 use super::outbox::Outbox;
 use super::request::Job;
 use super::tally::{Counts, Tally};
+use super::watch::Watch;
 use super::worker::{Command, Settings, Worker};
 
 /// How long to wait where no deadline is given, before looking whether a worker died.
@@ -42,6 +43,8 @@ pub struct HttpBackend {
     load: Vec<usize>,
     tally: Tally,
     told: Counts,
+    /// Reads the server's own metrics, where it has some that are known.
+    watch: Option<Watch>,
     /// Notes that do not change.
     notes: Vec<String>,
 }
@@ -83,6 +86,7 @@ impl HttpBackend {
         let workers = (0..settings.options.threads.max(1))
             .map(|_| Worker::start(settings.clone()))
             .collect::<Result<Vec<_>, _>>()?;
+        let watch = Watch::start(&settings)?;
         let text = settings.options.text.clone();
         let vocab_size = text
             .as_ref()
@@ -101,6 +105,7 @@ impl HttpBackend {
             in_flight: HashMap::new(),
             tally,
             told: Counts::default(),
+            watch,
             notes: facts.notes,
         })
     }
@@ -140,6 +145,8 @@ impl HttpBackend {
             self.told = counts;
             self.info.notes = self.notes.clone();
             self.info.notes.extend(counts.notes());
+            let watched = self.watch.as_ref().and_then(Watch::note);
+            self.info.notes.extend(watched);
         }
     }
 }

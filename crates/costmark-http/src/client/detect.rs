@@ -242,7 +242,8 @@ impl Detection {
         let body = dialect.body(&asked, &words(&TRIAL_IDS));
         let path = dialect.api.path();
         let limit = self.shared.timeouts.first_token;
-        let (mut exchange, mut deadline) = self.ask(Method::POST, path, body, limit).await?;
+        let (mut exchange, mut deadline) =
+            ask(&self.shared, Method::POST, path, body, limit).await?;
         check_status(&mut exchange, &mut deadline).await?;
         let mut answer = if dialect.stream {
             Answer::streamed(false)
@@ -269,44 +270,53 @@ impl Detection {
     }
 
     async fn get(&self, path: &str) -> Result<Value, RequestError> {
-        let asked = self.ask(Method::GET, path, Bytes::new(), FACT_TIMEOUT);
-        let (mut exchange, mut deadline) = asked.await?;
-        check_status(&mut exchange, &mut deadline).await?;
-        let mut page = Vec::new();
-        while let Some((bytes, _)) = exchange.bytes(&mut deadline).await? {
-            page.extend_from_slice(&bytes);
-            if page.len() > MAX_FACT_BYTES {
-                let words = format!("{path} is larger than {MAX_FACT_BYTES} bytes");
-                return Err(failure(ErrorClass::Malformed, words));
-            }
-        }
+        let page = page(&self.shared, path).await?;
         serde_json::from_slice(&page).map_err(|error| {
             let words = format!("{path} of {} is not JSON: {error}", self.shared.endpoint);
             failure(ErrorClass::Malformed, words)
         })
     }
+}
 
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-        limit: Duration,
-    ) -> Result<(Exchange, Deadline), RequestError> {
-        let line = self.shared.connect().await?;
-        let request = request(&self.shared, &line, method, path, body)?;
-        let clock = self.shared.clock;
-        let until_ns = clock.now_ns() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
-        let words = format!(
-            "{path} of {} did not answer within {} s",
-            self.shared.endpoint,
-            limit.as_secs_f64()
-        );
-        let mut deadline = Deadline::new(clock, until_ns, (ErrorClass::FirstTokenTimeout, words));
-        match Exchange::begin(line, request, &mut deadline).await {
-            Ok(exchange) => Ok((exchange, deadline)),
-            Err(no_answer) => Err(no_answer.error),
+/// A page of the server, of bounded size and within a bounded time.
+pub(crate) async fn page(shared: &Shared, path: &str) -> Result<Vec<u8>, RequestError> {
+    let asked = ask(shared, Method::GET, path, Bytes::new(), FACT_TIMEOUT);
+    let (mut exchange, mut deadline) = asked.await?;
+    check_status(&mut exchange, &mut deadline).await?;
+    let mut page = Vec::new();
+    while let Some((bytes, _)) = exchange.bytes(&mut deadline).await? {
+        page.extend_from_slice(&bytes);
+        if page.len() > MAX_FACT_BYTES {
+            let words = format!("{path} is larger than {MAX_FACT_BYTES} bytes");
+            return Err(failure(ErrorClass::Malformed, words));
         }
+    }
+    Ok(page)
+}
+
+async fn ask(
+    shared: &Shared,
+    method: Method,
+    path: &str,
+    body: Bytes,
+    limit: Duration,
+) -> Result<(Exchange, Deadline), RequestError> {
+    let line = match shared.idle_line().await {
+        Some(line) => line,
+        None => shared.connect().await?,
+    };
+    let request = request(shared, &line, method, path, body)?;
+    let clock = shared.clock;
+    let until_ns = clock.now_ns() + u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / 2);
+    let words = format!(
+        "{path} of {} did not answer within {} s",
+        shared.endpoint,
+        limit.as_secs_f64()
+    );
+    let mut deadline = Deadline::new(clock, until_ns, (ErrorClass::FirstTokenTimeout, words));
+    match Exchange::begin(line, request, &mut deadline).await {
+        Ok(exchange) => Ok((exchange, deadline)),
+        Err(no_answer) => Err(no_answer.error),
     }
 }
 

@@ -17,6 +17,7 @@ mod outbox;
 mod request;
 mod secrets;
 mod tally;
+mod watch;
 mod worker;
 
 pub use backend::HttpBackend;

@@ -77,6 +77,9 @@ struct Running<'a> {
     /// Tokens that were reported.
     arrived: &'a Cell<u32>,
     reasoning: u32,
+    sent_ns: u64,
+    first_reasoning_ns: Option<u64>,
+    first_content_ns: Option<u64>,
     last_token_ns: u64,
 }
 
@@ -87,6 +90,9 @@ impl<'a> Running<'a> {
             job,
             arrived,
             reasoning: 0,
+            sent_ns: 0,
+            first_reasoning_ns: None,
+            first_content_ns: None,
             last_token_ns: 0,
         }
     }
@@ -148,6 +154,7 @@ impl<'a> Running<'a> {
         let shared = self.shared;
         let line = shared.idle_line().await;
         let sent_ns = shared.clock.now_ns();
+        self.sent_ns = sent_ns;
         shared.outbox.push(Event::Sent {
             request: self.job.id,
             at_ns: sent_ns,
@@ -204,6 +211,12 @@ impl<'a> Running<'a> {
         }
         self.report(new.tokens, at_ns, new.token_id);
         self.reasoning += new.reasoning;
+        if new.reasoning > 0 {
+            self.first_reasoning_ns.get_or_insert(at_ns);
+        }
+        if new.tokens > new.reasoning {
+            self.first_content_ns.get_or_insert(at_ns);
+        }
         self.last_token_ns = at_ns;
         // A server may cut a token's text in two, so some more are let through.
         let bound = self.job.max_tokens.saturating_mul(2).saturating_add(64);
@@ -261,6 +274,14 @@ impl<'a> Running<'a> {
             counts.output_tokens += u64::from(output);
             counts.reasoning_tokens += u64::from(reasoning.max(self.reasoning));
             counts.uncounted += u64::from(told.is_none());
+            if let Some(reasoning_ns) = self.first_reasoning_ns {
+                counts.reasoned += 1;
+                counts.first_reasoning_ns += reasoning_ns.saturating_sub(self.sent_ns);
+                if let Some(content_ns) = self.first_content_ns {
+                    counts.reasoned_to_content += 1;
+                    counts.first_content_ns += content_ns.saturating_sub(self.sent_ns);
+                }
+            }
             if events > 0 && output > events {
                 counts.with_more += 1;
                 counts.more_tokens += u64::from(output - events);

@@ -20,6 +20,12 @@ pub(crate) struct Counts {
     pub(crate) uncounted: u64,
     pub(crate) output_tokens: u64,
     pub(crate) reasoning_tokens: u64,
+    /// Requests whose first token was reasoning, and the sum of how long it took to come.
+    pub(crate) reasoned: u64,
+    pub(crate) first_reasoning_ns: u64,
+    /// Of these, requests that came to content, and the sum of how long that took.
+    pub(crate) reasoned_to_content: u64,
+    pub(crate) first_content_ns: u64,
     /// Requests whose prompt the server counted otherwise than it was made.
     pub(crate) prompts_differ: u64,
     pub(crate) prompt_surplus: i64,
@@ -74,6 +80,22 @@ impl Counts {
             notes.push(format!(
                 "{} of {} output tokens were reasoning; TTFT is to the first token of any kind.",
                 self.reasoning_tokens, self.output_tokens
+            ));
+        }
+        if self.reasoned > 0 {
+            let mean_ms = |sum_ns: u64, n: u64| sum_ns as f64 / n as f64 / 1e6;
+            let content = match self.reasoned_to_content {
+                0 => "none came to content".to_owned(),
+                n => format!(
+                    "{n} came to content, after {:.1} ms",
+                    mean_ms(self.first_content_ns, n)
+                ),
+            };
+            notes.push(format!(
+                "{} of {n} requests began with reasoning, its first token after {:.1} ms; \
+                 {content} (means, from sending).",
+                self.reasoned,
+                mean_ms(self.first_reasoning_ns, self.reasoned)
             ));
         }
         if self.resent > 0 {
