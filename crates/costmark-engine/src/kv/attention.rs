@@ -188,12 +188,14 @@ impl Unit<'_> {
 
 /// Begins to load `values` into the first-level cache.
 #[inline]
+#[allow(unsafe_code)] // The processor offers it through an intrinsic only.
 fn fetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        // SAFETY: SSE is part of x86-64, and a prefetch has no effect a program can observe.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 
