@@ -159,15 +159,8 @@ impl Unit<'_> {
         let oldest = shape
             .window
             .map_or(0, |window| (first_position + 1).saturating_sub(window));
-        let visited = oldest / size..end.div_ceil(size);
-        for index in visited.clone() {
+        for index in oldest / size..end.div_ceil(size) {
             let id = self.span.blocks[index];
-            // Blocks lie anywhere: no hardware foresees the next one.
-            if index + 1 < visited.end {
-                let next = self.span.blocks[index + 1];
-                fetch(cache.keys(layer, next, kv_head));
-                fetch(cache.values(layer, next, kv_head));
-            }
             T::load(cache.keys(layer, id, kv_head), &mut block[..dim * size]);
             scores.clear();
             scores.resize(rows * size, 0.0);
@@ -183,19 +176,6 @@ impl Unit<'_> {
             load_values(cache.values(layer, id, kv_head), dim, padded, valid, block);
             multiply_add(scores, size, valid, block, padded, sums);
         }
-    }
-}
-
-/// Begins to load `values` into the first-level cache.
-#[inline]
-#[allow(unsafe_code)] // The processor offers it through an intrinsic only.
-fn fetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-        // SAFETY: SSE is part of x86-64, and a prefetch has no effect a program can observe.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 

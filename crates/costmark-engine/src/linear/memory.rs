@@ -1,9 +1,9 @@
 //! Memory for weights, in large pages where the system gives them.
 //!
 //! A decode step reads all weights once, and loading touches every page: one fault per 2 MiB
-//! instead of 512. The reading itself was as fast in pages of 4 KiB (medians of six alternating
-//! runs of the `q8_0` product within the noise, 14 to 17 GB/s, on two threads of a Zen 3
-//! virtual machine); where address translation costs more, it will not be.
+//! instead of 512. A gain in the reading itself did not show beside the noise (`q8_0` products
+//! at 14 to 17 GB/s in either size of page, six alternating runs of which one was disturbed, two
+//! threads of a Zen 3 virtual machine).
 //! Most matrices are no larger than one large page, so many share a mapping; it is given
 //! back when the last of them is dropped.
 #![allow(unsafe_code)]

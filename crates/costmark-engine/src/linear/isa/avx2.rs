@@ -84,8 +84,9 @@ fn load(vector: &Vector) -> __m256i {
 }
 
 /// How many bytes ahead of its use a weight is fetched. Without it one row of activations
-/// meets `q8_0` weights a tenth slower (5 to 14 % in single pairs of six alternating runs on two
-/// threads of a Zen 3 virtual machine); 1024 to 8192 bytes and other hints were no better.
+/// meets `q8_0` weights a tenth slower (7 to 14 % in five of six alternating pairs of runs, the
+/// sixth disturbed, on two threads of a Zen 3 virtual machine); 1024 to 8192 bytes and other
+/// hints differed by less than the noise.
 const AHEAD: usize = 4096;
 
 /// Fetches the cache line that lies `distance` bytes behind `at`, or nothing where no memory
