@@ -155,7 +155,10 @@ impl Place<'_> {
 const FIRST_SHARE: f64 = 0.8;
 
 fn of_level<'a>(done: &'a [UnitDocument], id: &LevelId) -> Vec<&'a UnitDocument> {
-    done.iter().filter(|unit| unit.level == *id).collect()
+    // One that was cut short says nothing of its rate.
+    done.iter()
+        .filter(|unit| unit.level == *id && unit.complete)
+        .collect()
 }
 
 /// Enters the two ends of a search.

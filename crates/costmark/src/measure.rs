@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 
 use costmark_core::{Backend, ModelWork, Roofline};
 use costmark_load::{
-    ClosedLoop, OpenLoop, OpenLoopError, OpenWarmup, RecordingCost, RequestSource, Schedule, Stop,
-    UnitRun, Warmup, calibrate_recording_with,
+    ArrivalProcess, ClosedLoop, OpenLoop, OpenLoopError, OpenWarmup, RecordingCost, RequestSource,
+    Schedule, Stop, UnitRun, Warmup, calibrate_recording_with,
 };
 use costmark_metrics::{
     OpenLoad, RequestCounts, UNUSABLE_CV, UnitInput, summarise, summarise_open,
@@ -250,7 +250,10 @@ impl Measurement<'_> {
                 open_loop.max_in_flight = max_in_flight;
                 open_loop.warmup = match self.plan.warmup {
                     WarmupPlan::Off => OpenWarmup::Off,
-                    WarmupPlan::PerSlot(n) => OpenWarmup::Settled(per_slot(n)),
+                    WarmupPlan::PerSlot(n) => OpenWarmup::Settled(Warmup {
+                        max_ns: longest_warmup_ns(self.plan, process),
+                        ..per_slot(n)
+                    }),
                     WarmupPlan::For(ns) => OpenWarmup::For(ns),
                 };
                 open_loop.run(number, backend, source, &mut recorder, signal)
@@ -441,6 +444,16 @@ fn enter(plan: &Plan, document: &mut RunDocument, unit: Unit, level: &Level) {
     };
     if !known.units.contains(&unit) {
         known.units.push(unit);
+    }
+}
+
+/// A search tries rates beyond what is served, where nothing ever settles and the queue of the
+/// warm-up must be worked off: it lasts for as many requests as are measured at most.
+fn longest_warmup_ns(plan: &Plan, process: ArrivalProcess) -> u64 {
+    let longest_ns = Warmup::default().max_ns;
+    match plan.search.zip(process.rate_per_s()) {
+        Some((search, per_s)) => longest_ns.min((search.requests as f64 / per_s * 1e9) as u64),
+        None => longest_ns,
     }
 }
 
