@@ -17,6 +17,9 @@ use crate::units::human_bytes;
 
 /// Other programs that are named, the busiest.
 const NEIGHBOURS: usize = 3;
+/// Share of one core from which on a program is named: less disturbs nothing, and what else runs
+/// on a machine is nobody's business in a result that is passed on.
+const NEIGHBOUR_CORE_SHARE: f64 = 0.01;
 
 /// Watches the machine.
 pub(crate) struct Watch {
@@ -29,6 +32,8 @@ pub(crate) struct Watch {
     host: Option<HostCpuTimes>,
     usage: ProcessUsage,
     processes: Processes,
+    /// When `processes` was taken.
+    began_ns: u64,
     telemetry: Option<Telemetry>,
     /// CPU seconds others took before the run was resumed.
     earlier_other_cpu_s: f64,
@@ -56,6 +61,7 @@ impl Watch {
             host: None,
             usage: ProcessUsage::now(),
             processes: Processes::default(),
+            began_ns: 0,
             telemetry: None,
             earlier_other_cpu_s: 0.0,
         };
@@ -72,6 +78,7 @@ impl Watch {
         watch.host = HostCpuTimes::now();
         watch.usage = ProcessUsage::now();
         watch.processes = Processes::now();
+        watch.began_ns = clock.now_ns();
         Ok(watch)
     }
 
@@ -182,6 +189,8 @@ impl Watch {
         let (host, usage) = (HostCpuTimes::now(), ProcessUsage::now());
         let since = self.host.as_ref().zip(host.as_ref());
         let neighbours = Processes::now().busiest_since(&self.processes);
+        let passed_s = self.clock.now_ns().saturating_sub(self.began_ns) as f64 / 1e9;
+        let least_s = NEIGHBOUR_CORE_SHARE * passed_s;
         Environment {
             label: label(&self.machine),
             // Its fields are all plain values, which serialise.
@@ -195,6 +204,7 @@ impl Watch {
             }),
             neighbours: neighbours
                 .into_iter()
+                .filter(|n| n.cpu_s >= least_s)
                 .take(NEIGHBOURS)
                 .map(|n| NeighbourDocument {
                     name: n.name,

@@ -39,7 +39,8 @@ pub struct Environment {
     pub steal_share: Option<f64>,
     /// CPU seconds of the run used by other programs on this system.
     pub other_cpu_s: Option<f64>,
-    /// The programs that used most of that, the busiest first, as far as they can be seen.
+    /// The programs that used most of that and 1 % of a core at least, the busiest first, as far as
+    /// they can be seen.
     pub neighbours: Vec<NeighbourDocument>,
     /// Most memory the process held, as the system counts it.
     pub peak_rss_bytes: Option<u64>,
