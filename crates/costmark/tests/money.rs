@@ -190,6 +190,7 @@ fn a_margin_and_what_must_change() {
         host.contains("2026-11-25") && host.contains("BerriAI/litellm"),
         "{host}"
     );
+    assert!(host.contains("the run measured "), "{host}");
 }
 
 #[test]
@@ -209,6 +210,7 @@ fn electricity_stands_beside_the_hour() {
         words.contains("NOT measured") && words.contains("a rental price holds it"),
         "{text}"
     );
+    assert!(words.contains("do not belong together"), "{text}");
     let output = place
         .costmark(&args)
         .args(["--pue", "0.5"])
@@ -471,6 +473,10 @@ fn money_that_can_not_be() {
     let (place, _) = measured();
     for (args, says) in [
         (&["price", "r", "--price", "0"][..], &["--price"][..]),
+        (
+            &["claims", "no-such-file.toml"],
+            &["cannot read no-such-file.toml"],
+        ),
         (
             &["price", "r", "--instance", "aws/p5.5xlarge"],
             &["--instance", "aws/p5.4xlarge"],
