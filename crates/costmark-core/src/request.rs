@@ -116,6 +116,8 @@ pub enum Outcome {
 pub struct RequestRecord {
     /// Unique within the run.
     pub id: RequestId,
+    /// Which turn of its conversation it is, from 1; `None` of a request that stands alone.
+    pub turn: Option<u32>,
     /// When the arrival process wanted it sent.
     pub scheduled_ns: u64,
     /// When it was handed to the backend.

@@ -243,8 +243,7 @@ impl<'a> Driver<'a> {
         self.phases.on_sent(arrival.scheduled_ns);
         self.arrivals.on_sent(request.id);
         let sent_ns = self.backend.now_ns();
-        self.in_flight
-            .insert(phase, arrival.scheduled_ns, sent_ns, &request);
+        self.in_flight.insert(phase, &arrival, sent_ns, &request);
         Ok(self.backend.submit(request)?)
     }
 

@@ -116,6 +116,7 @@ mod tests {
             Phase::Measured,
             &RequestRecord {
                 id: 0,
+                turn: None,
                 scheduled_ns: 0,
                 sent_ns: 0,
                 token_ns: vec![100 * MS, 120 * MS, 140 * MS].into(),

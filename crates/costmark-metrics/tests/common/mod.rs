@@ -33,6 +33,7 @@ impl Loop {
         self.next_id += 1;
         let record = RequestRecord {
             id,
+            turn: None,
             scheduled_ns,
             sent_ns: self.mock.now_ns().max(scheduled_ns),
             token_ns: TokenTimes::new(),

@@ -68,6 +68,7 @@ pub(crate) fn raw(concurrency: u32, repeat: u32, seconds: u64, slower_ns: u64) -
                 .collect();
             requests.push(RequestRecord {
                 id: slot * 1000 + n,
+                turn: None,
                 scheduled_ns: sent_ns,
                 sent_ns,
                 finished_ns: sent_ns + request_ns,
