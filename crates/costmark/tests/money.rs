@@ -318,7 +318,7 @@ fn machines_side_by_side() {
     assert_eq!(found["runs"][1]["pareto"], false);
     let text = stdout(&mut place.costmark(&["rank", "r", "--slo-ttft-ms", "1000"]));
     narrow(&text);
-    assert!(text.contains("SLO: TTFT p90 up to 1000 ms"), "{text}");
+    assert!(text.contains("Limits: TTFT p90 up to 1000"), "{text}");
     refused(
         &place,
         &["rank", "r", "r", "r", "--watts", "1", "--watts", "2"],

@@ -163,6 +163,7 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
         roofline: Some(ROOFLINE),
         cost,
         cost_note,
+        of_datasheet: None,
         machine: Some(MachineDocument {
             samples: 200,
             own_cores: 1.9,
@@ -320,6 +321,7 @@ pub(crate) fn run() -> RunDocument {
                     f32_flops_per_s: None,
                 },
             ],
+            datasheet: None,
             read_bandwidth_drift: Some(40.0 / 39.0 - 1.0),
             steal_share: Some(0.0),
             other_cpu_s: Some(1.5),

@@ -217,7 +217,7 @@ pub(crate) fn run(args: &MarginArgs) -> Result<()> {
         return Err(Failure::input("name the folder of a run"));
     };
     let list = list_price(args, &books)?;
-    let (run, remarks) = load(folder)?;
+    let run = load(folder)?;
     let facts = level_facts(&run);
     let level = pick(&facts, args.level.as_deref(), folder)?;
     let terms = Terms::resolve(&args.terms, &run, &books)?;
@@ -297,7 +297,7 @@ pub(crate) fn run(args: &MarginArgs) -> Result<()> {
     if let Some(reason) = &level.not_split {
         notes.push(format!("{reason}: only the measured mix has a margin."));
     }
-    notes.extend(run_notes(&run, remarks));
+    notes.extend(run_notes(&run));
     let report = MarginReport {
         run: headline(&run),
         level: level.label.clone(),
