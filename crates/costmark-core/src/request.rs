@@ -40,6 +40,10 @@ pub struct Request {
     pub ignore_eos: bool,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Tell the log-probability of each token and of this many likeliest ones
+    /// ([`TokenLogprobs`](crate::TokenLogprobs)). `None` tells none and costs nothing; a backend
+    /// without a distribution tells none whatever is asked.
+    pub logprobs: Option<u32>,
 }
 
 /// Why a request stopped producing tokens.

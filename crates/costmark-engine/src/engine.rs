@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use costmark_core::{
     Clock, ErrorClass, Event, FinishReason, ModelWork, MonotonicClock, Request, RequestError,
-    RequestId, StepPart, StepRecord, TokenEvent, Usage,
+    RequestId, StepPart, StepRecord, TokenEvent, TokenLogprobs, Usage,
 };
 
 use crate::batch::StepBatch;
 use crate::decoder::Decoder;
 use crate::error::Result;
+use crate::logprobs;
 use crate::memory;
 use crate::ops::cpu::{CpuOps, Values};
 use crate::ops::{AttentionShape, KvShape, Ops};
@@ -41,6 +42,15 @@ struct Active {
     sampler: Sampler,
     max_tokens: usize,
     ignore_eos: bool,
+    /// Likeliest tokens to tell with each token, where its log-probability was asked for.
+    logprobs: Option<u32>,
+}
+
+/// The token chosen for a chunk.
+struct Choice {
+    token: u32,
+    /// Boxed, since most have none.
+    logprobs: Option<Box<TokenLogprobs>>,
 }
 
 impl EngineCore {
@@ -139,6 +149,7 @@ impl EngineCore {
                 sampler,
                 max_tokens: request.max_tokens as usize,
                 ignore_eos: request.ignore_eos,
+                logprobs: request.logprobs,
             },
         );
         self.scheduler.add(Sequence::new(request));
@@ -253,7 +264,7 @@ impl EngineCore {
         &mut self,
         chunks: impl Iterator<Item = &'a Chunk>,
         logits: &[f32],
-    ) -> Vec<(RequestId, Result<u32, RequestError>)> {
+    ) -> Vec<(RequestId, Result<Choice, RequestError>)> {
         let vocab = self.decoder.config().shape.vocab_size as usize;
         let rows = chunks.zip(logits.chunks_exact(vocab));
         let mut chosen = Vec::new();
@@ -265,13 +276,19 @@ impl EngineCore {
                 let sequence = self.scheduler.sequence(chunk.id);
                 observer(chunk.id, sequence.map_or(0, Sequence::output_tokens), row);
             }
-            let choice = active.sampler.sample(row).map_err(|error| RequestError {
+            let sampled = active.sampler.sample(row).map_err(|error| RequestError {
                 class: ErrorClass::NonFiniteLogits,
                 message: format!(
                     "{error} after {} tokens: the weights may be damaged, or overflow in this \
                      dtype; try --dtype f32 or another checkpoint",
                     chunk.start + chunk.len
                 ),
+            });
+            let choice = sampled.map(|token| Choice {
+                token,
+                logprobs: active
+                    .logprobs
+                    .map(|top| Box::new(logprobs::of(chunk.id, token, row, top))),
             });
             chosen.push((chunk.id, choice));
         }
@@ -281,12 +298,12 @@ impl EngineCore {
     fn deliver(
         &mut self,
         id: RequestId,
-        choice: Result<u32, RequestError>,
+        choice: Result<Choice, RequestError>,
         at_ns: u64,
         events: &mut Vec<Event>,
     ) {
-        let token = match choice {
-            Ok(token) => token,
+        let Choice { token, logprobs } = match choice {
+            Ok(choice) => choice,
             Err(error) => {
                 self.requests.remove(&id);
                 self.scheduler.remove(id);
@@ -299,6 +316,7 @@ impl EngineCore {
             }
         };
         self.scheduler.push_token(id, token);
+        events.extend(logprobs.map(Event::Logprobs));
         events.push(Event::Tokens(TokenEvent {
             request: id,
             at_ns,

@@ -321,6 +321,7 @@ mod tests {
             max_tokens: 3,
             ignore_eos,
             sampling: Sampling::Greedy,
+            logprobs: None,
         };
         let arrival = Arrival {
             scheduled_ns: 90,

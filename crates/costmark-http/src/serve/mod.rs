@@ -7,6 +7,7 @@
 mod answer;
 mod asked;
 mod chat;
+mod logprobs;
 mod metrics;
 mod pump;
 mod routes;

@@ -52,6 +52,7 @@ impl Loop {
             max_tokens,
             ignore_eos: true,
             sampling: Sampling::Greedy,
+            logprobs: None,
         };
         self.mock.submit(request).expect("the mock takes requests");
     }
@@ -83,7 +84,9 @@ impl Loop {
                     at_ns,
                     error,
                 } => (request, at_ns, Outcome::Failed(error)),
-                Event::Sent { .. } | Event::Step(_) | Event::TokenRun(_) => continue,
+                Event::Sent { .. } | Event::Logprobs(_) | Event::Step(_) | Event::TokenRun(_) => {
+                    continue;
+                }
             };
             let mut record = self.in_flight.remove(&id).expect("in flight");
             record.finished_ns = at_ns;
