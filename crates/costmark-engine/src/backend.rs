@@ -17,9 +17,9 @@ use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::engine::EngineCore;
 use crate::error::{EngineError, Result};
-use crate::ops::parallel;
 use crate::options::EngineOptions;
 use crate::weights::WeightSource;
+use costmark_kernels::parallel;
 
 /// Facts about the checkpoint that go into [`BackendInfo`] as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

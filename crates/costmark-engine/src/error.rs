@@ -36,6 +36,9 @@ pub enum EngineError {
     /// The tensor library failed while running.
     #[error("{0}")]
     Candle(#[from] candle_core::Error),
+    /// Weights could not be packed.
+    #[error("{0}")]
+    Kernel(#[from] costmark_kernels::KernelError),
     /// The engine failed while running.
     #[error("{0}")]
     Run(String),
@@ -45,7 +48,7 @@ impl EngineError {
     /// Whether the input was wrong (exit code 2) rather than the run (exit code 1).
     #[must_use]
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::Candle(_) | Self::Run(_))
+        !matches!(self, Self::Candle(_) | Self::Kernel(_) | Self::Run(_))
     }
 
     /// A [`File`](EngineError::File) error.

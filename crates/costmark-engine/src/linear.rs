@@ -4,17 +4,9 @@
 //! in f32, whatever the weights are stored as. Faster products replace what is behind it
 //! and nothing else.
 //!
-//! On the CPU: `packed` lays the weights out for streaming, `activations` rounds what
-//! they are multiplied with, `product` shares the work out to threads, `isa` holds the
-//! kernels, `portable` says the same in plain Rust.
+//! On the CPU the kernels of `costmark-kernels` multiply; `cpu` says what they round.
 
-mod activations;
 mod cpu;
-mod isa;
-mod memory;
-mod packed;
-mod portable;
-mod product;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +16,10 @@ use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Tensor};
 
 pub(crate) use self::cpu::CpuMatrix;
-pub use self::memory::mapped_bytes;
 use crate::error::{EngineError, Result};
 use crate::weights::TensorFormat;
+use crate::weights::format::Ggml;
+pub use costmark_kernels::linear::mapped_bytes;
 
 /// A weight matrix `(out, in)` ready for products with activations, and for looking up
 /// its rows (an embedding table tied to the output projection is one `Linear`).

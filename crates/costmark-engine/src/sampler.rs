@@ -4,7 +4,7 @@ use costmark_core::Sampling;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::ops::math;
+use costmark_kernels::math;
 
 /// A logit was NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

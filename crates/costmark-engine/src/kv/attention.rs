@@ -8,8 +8,9 @@ use std::cell::RefCell;
 
 use crate::batch::{Span, StepBatch};
 use crate::kv::cache::{KvCache, KvElement};
-use crate::kv::tile::{LANES, multiply_add};
-use crate::ops::{AttentionShape, math, parallel};
+use crate::ops::AttentionShape;
+use costmark_kernels::tile::{LANES, multiply_add};
+use costmark_kernels::{math, parallel};
 
 /// Query rows (tokens × heads of a group) that share one load of a block: enough to make
 /// unpacking it cheap, few enough to stay in the second-level cache.

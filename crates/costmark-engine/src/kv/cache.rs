@@ -10,7 +10,7 @@ use half::{bf16, f16};
 
 use crate::error::{EngineError, Result};
 use crate::ops::KvShape;
-use crate::ops::parallel;
+use costmark_kernels::parallel;
 
 /// How one value is stored.
 pub(crate) trait KvElement: Copy + Send + Sync + 'static {

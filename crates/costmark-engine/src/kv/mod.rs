@@ -2,4 +2,3 @@
 
 pub(crate) mod attention;
 pub(crate) mod cache;
-mod tile;

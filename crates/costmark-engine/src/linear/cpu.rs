@@ -1,23 +1,18 @@
 //! Matrices in the CPU's memory.
 //!
-//! The formats of [`packed`](super::packed) are multiplied by our own kernels; ggml's other
-//! block formats are held as stored and multiplied by candle.
-//!
-//! What the products round: with float weights only sums, in f32. With ggml blocks the
-//! activations are first rounded to 8 bits per value with one scale per 32 (`q*_0`) or 256
-//! (`q*_k`) values, as ggml does; the sum is then exact integers within a block and f32
-//! between blocks. A row's result is the same bits whatever the number of rows beside it.
+//! The formats that [`Packed`] takes are multiplied by our own kernels (what they round is
+//! said in [`costmark_kernels::linear`]); ggml's other block formats are held as stored and
+//! multiplied by candle.
 
 use std::borrow::Cow;
 
 use candle_core::quantized::{QStorage, QuantizedType};
 use candle_core::{CpuStorage, Device, Tensor};
+use costmark_kernels::linear::{Isa, Packed, multiply};
 
-use super::isa::Isa;
-use super::packed::Packed;
-use super::product;
 use crate::error::{EngineError, Result};
 use crate::ops::cpu::Values;
+use crate::weights::format::Ggml;
 use crate::weights::{TensorFormat, stored};
 
 /// A matrix `(outputs, width)` in the CPU's memory.
@@ -95,7 +90,7 @@ impl CpuMatrix {
         let x = x.contiguous()?;
         let x = Values::of(&x)?;
         let packed: Vec<&Packed> = matrices.iter().filter_map(|m| m.packed()).collect();
-        let mut products = product::multiply(&packed, x.get(), rows, Isa::detect()).into_iter();
+        let mut products = multiply(&packed, x.get(), rows, Isa::detect()).into_iter();
         matrices
             .iter()
             .map(|matrix| {

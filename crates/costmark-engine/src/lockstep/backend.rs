@@ -14,7 +14,7 @@ use super::LockstepOptions;
 use super::model::Model;
 use super::worker::{Command, Report, Worker};
 use crate::error::{EngineError, Result};
-use crate::ops::parallel;
+use costmark_kernels::parallel;
 
 /// Runs a candle-transformers model on its own thread, one static batch at a time. See the
 /// [module](super).

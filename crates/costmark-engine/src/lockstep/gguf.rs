@@ -14,6 +14,7 @@ use costmark_core::ModelShape;
 use super::model::{Model, Net, work};
 use crate::error::{EngineError, Result};
 use crate::weights::TensorFormat;
+use crate::weights::format::Ggml;
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";

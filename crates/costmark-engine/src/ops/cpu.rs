@@ -1,12 +1,13 @@
 //! [`Ops`] on plain slices.
 
 use candle_core::{CpuStorage, Storage, StorageRef, Tensor};
+use costmark_kernels::{math, parallel};
 use half::{bf16, f16};
 
 use crate::error::{EngineError, Result};
 use crate::kv::attention;
 use crate::kv::cache::{KvCache, KvElement};
-use crate::ops::{AttentionInput, AttentionShape, KvShape, Norm, Ops, math, parallel};
+use crate::ops::{AttentionInput, AttentionShape, KvShape, Norm, Ops};
 use crate::options::KvDtype;
 use crate::rope::Rotations;
 

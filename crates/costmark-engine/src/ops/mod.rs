@@ -6,9 +6,6 @@
 //! and is what `cpu` is tested against.
 
 pub mod cpu;
-pub(crate) mod math;
-pub(crate) mod parallel;
-mod pool;
 pub mod reference;
 
 use candle_core::Tensor;

@@ -6,6 +6,7 @@ use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::TensorFormat;
+use super::format::Ggml;
 use super::stored::floats;
 use crate::error::Result;
 use crate::linear::{CpuMatrix, Linear};

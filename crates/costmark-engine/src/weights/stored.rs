@@ -9,6 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::format::Ggml;
 use super::{TensorFormat, blocks};
 use crate::error::{EngineError, Result};
 use crate::linear::Linear;

@@ -21,8 +21,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::memory::{Memory, Plain};
-use crate::error::{EngineError, Result};
-use crate::weights::TensorFormat;
+use crate::TensorFormat;
+use crate::error::{KernelError, Result};
 
 /// Rows of a panel.
 pub(crate) const LANES: usize = 8;
@@ -82,7 +82,7 @@ impl Parts {
 }
 
 /// A matrix `(outputs, width)` in panels.
-pub(crate) struct Packed {
+pub struct Packed {
     format: TensorFormat,
     outputs: usize,
     width: usize,
@@ -103,7 +103,8 @@ pub(crate) struct Panel<'a> {
 
 impl Packed {
     /// Whether matrices of this format can be packed.
-    pub(crate) fn takes(format: TensorFormat) -> bool {
+    #[must_use]
+    pub fn takes(format: TensorFormat) -> bool {
         Parts::of(format).is_some()
     }
 
@@ -112,17 +113,12 @@ impl Packed {
     /// # Errors
     /// When the format is not one of the table above, `bytes` are not `outputs × width`
     /// values of it, or the system has no memory.
-    pub(crate) fn new(
-        bytes: &[u8],
-        format: TensorFormat,
-        outputs: usize,
-        width: usize,
-    ) -> Result<Self> {
-        let misfit = || {
-            EngineError::Run(format!(
-                "{} bytes are not {outputs} × {width} values of {format}",
-                bytes.len()
-            ))
+    pub fn new(bytes: &[u8], format: TensorFormat, outputs: usize, width: usize) -> Result<Self> {
+        let misfit = || KernelError::Misfit {
+            bytes: bytes.len(),
+            outputs,
+            width,
+            format,
         };
         let parts = Parts::of(format).ok_or_else(misfit)?;
         let row_bytes = format.bytes(1, width as u64) as usize;
@@ -167,15 +163,21 @@ impl Packed {
         Ok(packed)
     }
 
-    pub(crate) fn format(&self) -> TensorFormat {
+    /// How the weights are stored.
+    #[must_use]
+    pub fn format(&self) -> TensorFormat {
         self.format
     }
 
-    pub(crate) fn outputs(&self) -> usize {
+    /// Rows of the matrix.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    pub(crate) fn width(&self) -> usize {
+    /// Columns of the matrix.
+    #[must_use]
+    pub fn width(&self) -> usize {
         self.width
     }
 
@@ -184,7 +186,8 @@ impl Packed {
     }
 
     /// Bytes of the weights without what fills up the last panel.
-    pub(crate) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         self.format.bytes(self.outputs as u64, self.width as u64) as usize
     }
 
@@ -197,7 +200,8 @@ impl Packed {
     }
 
     /// A row as it was stored.
-    pub(crate) fn row(&self, index: usize) -> Vec<u8> {
+    #[must_use]
+    pub fn row(&self, index: usize) -> Vec<u8> {
         let row_bytes = self.format.bytes(1, self.width as u64) as usize;
         let mut row = vec![0u8; row_bytes];
         let Some(parts) = Parts::of(self.format) else {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::activations::{Activations, Rounding};
 use super::isa::{Isa, Sums};
 use super::packed::{LANES, Packed};
-use crate::ops::parallel;
+use crate::parallel;
 
 /// Rows of activations taken at a time: with a unit's weights they stay in the second-level
 /// cache while they meet.
@@ -37,7 +37,8 @@ struct Unit<'a> {
 /// `x` `(rows, width)` with each matrix `(outputs, width)`: `(rows, outputs)` for each.
 /// Every weight is read once per [`ROWS`] rows; all matrices are one piece of work, so that
 /// threads are woken once.
-pub(super) fn multiply(matrices: &[&Packed], x: &[f32], rows: usize, isa: Isa) -> Vec<Vec<f32>> {
+#[must_use]
+pub fn multiply(matrices: &[&Packed], x: &[f32], rows: usize, isa: Isa) -> Vec<Vec<f32>> {
     let mut results: Vec<Vec<f32>> = matrices
         .iter()
         .map(|matrix| vec![0f32; rows * matrix.outputs()])

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::MmapMut;
 
-use crate::error::{EngineError, Result};
+use crate::error::{KernelError, Result};
 
 /// Bytes mapped at a time. What is never touched costs no memory.
 const REGION: usize = 64 << 20;
@@ -54,12 +54,7 @@ static OPEN: Mutex<Weak<Region>> = Mutex::new(Weak::new());
 
 impl Region {
     fn map(len: usize) -> Result<Self> {
-        let refused = |error: std::io::Error| {
-            EngineError::Run(format!(
-                "the system refuses {len} bytes for weights ({error}): take a smaller model or \
-                 more quantised weights"
-            ))
-        };
+        let refused = |source| KernelError::Memory { bytes: len, source };
         let mut map = MmapMut::map_anon(len + LARGE_PAGE).map_err(refused)?;
         // A refusal leaves small pages, which only cost speed.
         #[cfg(target_os = "linux")]
@@ -108,9 +103,10 @@ impl<T: Plain> Memory<T> {
             Some(taken) => taken,
             None => {
                 let region = Arc::new(Region::map(bytes.max(REGION))?);
-                let address = region
-                    .take(bytes)
-                    .ok_or_else(|| EngineError::Run(format!("{bytes} bytes do not fit")))?;
+                let address = region.take(bytes).ok_or_else(|| KernelError::Memory {
+                    bytes,
+                    source: std::io::ErrorKind::OutOfMemory.into(),
+                })?;
                 *open = Arc::downgrade(&region);
                 (region, address)
             }

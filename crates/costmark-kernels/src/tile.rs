@@ -4,13 +4,13 @@
 //! number of rows; so a token's result does not depend on what else is in its tile.
 
 /// Elements of one vector.
-pub(super) const LANES: usize = 8;
+pub const LANES: usize = 8;
 
 type Vector = [f32; LANES];
 
 /// `c += a · b`. `a` is `(rows, lda)` of which the first `k` columns count, `b` `(k, n)`,
 /// `c` `(rows, n)`; `n` is a multiple of [`LANES`].
-pub(super) fn multiply_add(a: &[f32], lda: usize, k: usize, b: &[f32], n: usize, c: &mut [f32]) {
+pub fn multiply_add(a: &[f32], lda: usize, k: usize, b: &[f32], n: usize, c: &mut [f32]) {
     debug_assert!(n.is_multiple_of(LANES) && k <= lda && k * n <= b.len());
     let (b, _) = b.as_chunks::<LANES>();
     let (c, _) = c.as_chunks_mut::<LANES>();

@@ -19,7 +19,7 @@ pub(crate) type Sums = [f32; LANES];
 
 /// An instruction set with products of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub enum Isa {
     /// Plain Rust; what the others are tested against.
     Portable,
     /// AVX2, FMA and F16C. Made by [`Isa::detect`] only, where the CPU has them.
@@ -29,11 +29,12 @@ pub(crate) enum Isa {
 
 /// Proof that the CPU was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Detected(());
+pub struct Detected(());
 
 impl Isa {
     /// The best this CPU has.
-    pub(crate) fn detect() -> Self {
+    #[must_use]
+    pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2")
             && std::arch::is_x86_feature_detected!("fma")

@@ -43,7 +43,7 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 /// See the module.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<(Thread, Arc<AtomicBool>)>,
     /// Held by the caller whose work it is.
@@ -72,10 +72,11 @@ impl Drop for Busy {
 }
 
 impl Pool {
-    /// The pool of the process, with as many threads as candle uses, the caller among them.
-    pub(super) fn get() -> &'static Self {
+    /// The pool of the process, the caller among them: as many threads as
+    /// `RAYON_NUM_THREADS` says, or as this process may run at once.
+    pub(crate) fn get() -> &'static Self {
         static POOL: OnceLock<Pool> = OnceLock::new();
-        POOL.get_or_init(|| Self::new(candle_core::utils::get_num_threads()))
+        POOL.get_or_init(|| Self::new(threads_wanted()))
     }
 
     /// A pool of `threads`, the caller among them. Fewer where the system gives no more.
@@ -102,14 +103,14 @@ impl Pool {
     }
 
     /// Threads that can take part, the caller among them.
-    pub(super) fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
     /// Calls `work` on this thread and on others, each of which must take its share from
     /// something they have in common, and returns when all of them have returned. Calls it
     /// on this thread alone from within such work, or while another caller has the pool.
-    pub(super) fn run(&self, work: Work<'_>) {
+    pub(crate) fn run(&self, work: Work<'_>) {
         if BUSY.get() || self.workers.is_empty() {
             work();
             return;
@@ -134,6 +135,16 @@ impl Pool {
             resume_unwind(panic);
         }
     }
+}
+
+/// What the environment variable of rayon's pools says, so that one setting serves all.
+fn threads_wanted() -> usize {
+    std::env::var("RAYON_NUM_THREADS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .filter(|threads| *threads > 0)
+        .or_else(|| Some(std::thread::available_parallelism().ok()?.get()))
+        .unwrap_or(1)
 }
 
 /// Work that threads may begin until this is dropped, which waits for those that did.

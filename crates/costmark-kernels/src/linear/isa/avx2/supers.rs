@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use super::unpack::{self, Unpacked};
 use super::{in_blocks, load_sums, store_sums};
+use crate::TensorFormat;
 use crate::linear::activations::Super;
 use crate::linear::isa::Sums;
 use crate::linear::packed::Packed;
-use crate::weights::TensorFormat;
 
 /// All rows with each panel.
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -3,19 +3,19 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::pool::Pool;
+use crate::pool::Pool;
 
 /// Elements below which waking the other threads costs more than it gains.
 const INLINE_BELOW: usize = 32 * 1024;
 
 /// Threads that take part.
-pub(crate) fn threads() -> usize {
+pub fn threads() -> usize {
     Pool::get().threads()
 }
 
 /// Calls `work` with each item. `elements` says how much data the items hold together:
 /// little is done on the calling thread.
-pub(crate) fn for_each<I: Send>(items: Vec<I>, elements: usize, work: impl Fn(I) + Sync) {
+pub fn for_each<I: Send>(items: Vec<I>, elements: usize, work: impl Fn(I) + Sync) {
     if items.len() < 2 || elements < INLINE_BELOW || threads() == 1 {
         items.into_iter().for_each(work);
         return;
@@ -32,6 +32,6 @@ pub(crate) fn for_each<I: Send>(items: Vec<I>, elements: usize, work: impl Fn(I)
 }
 
 /// Rows per piece so that `rows` are spread evenly with some slack for uneven threads.
-pub(crate) fn rows_per_piece(rows: usize) -> usize {
+pub fn rows_per_piece(rows: usize) -> usize {
     rows.div_ceil(threads() * 4).max(1)
 }

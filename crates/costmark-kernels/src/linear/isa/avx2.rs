@@ -14,9 +14,9 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::Sums;
+use crate::TensorFormat;
 use crate::linear::activations::Activations;
 use crate::linear::packed::{Packed, Scales, Vector};
-use crate::weights::TensorFormat;
 
 pub(super) use self::round::{round_group, round_super};
 

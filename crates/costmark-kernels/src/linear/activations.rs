@@ -7,13 +7,13 @@
 use half::f16;
 
 use super::isa::Isa;
-use crate::ops::parallel;
-use crate::weights::TensorFormat;
+use crate::TensorFormat;
+use crate::parallel;
 
 /// 32 values of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[repr(C)]
-pub(crate) struct Group {
+pub struct Group {
     /// Four rounded values each, first in the low byte.
     pub(crate) quads: [i32; 8],
     /// What one unit stands for.
@@ -25,7 +25,7 @@ pub(crate) struct Group {
 /// 256 values of one row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C)]
-pub(crate) struct Super {
+pub struct Super {
     /// Four rounded values each, first in the low byte.
     pub(crate) quads: [i32; 64],
     /// Sums of 16 rounded values, two each, first in the low half.
@@ -45,23 +45,31 @@ impl Default for Super {
 }
 
 /// `(rows, width)`.
-#[derive(Debug)]
-pub(crate) enum Activations<'a> {
+#[derive(Debug, PartialEq)]
+pub enum Activations<'a> {
+    /// As they are.
     Exact(&'a [f32], usize),
+    /// One scale per 32 values; groups of a row.
     Groups(Vec<Group>, usize),
+    /// One scale per 256 values; supers of a row.
     Supers(Vec<Super>, usize),
 }
 
 /// Which of them a format's products take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rounding {
+pub enum Rounding {
+    /// Not at all.
     Exact,
+    /// 8 bits, one scale per 32 values.
     Groups,
+    /// 8 bits, one scale per 256 values.
     Supers,
 }
 
 impl Rounding {
-    pub(crate) fn of(weights: TensorFormat) -> Self {
+    /// The one that `weights` are multiplied with.
+    #[must_use]
+    pub fn of(weights: TensorFormat) -> Self {
         match weights {
             TensorFormat::Q8_0 | TensorFormat::Q4_0 => Self::Groups,
             TensorFormat::Q4K | TensorFormat::Q5K | TensorFormat::Q6K => Self::Supers,
@@ -72,7 +80,8 @@ impl Rounding {
 
 impl<'a> Activations<'a> {
     /// Rounds `x`, rows of `width`, which is a multiple of the group's length.
-    pub(crate) fn new(x: &'a [f32], width: usize, rounding: Rounding, isa: Isa) -> Self {
+    #[must_use]
+    pub fn new(x: &'a [f32], width: usize, rounding: Rounding, isa: Isa) -> Self {
         match rounding {
             Rounding::Exact => Self::Exact(x, width),
             Rounding::Groups => {
@@ -83,6 +92,22 @@ impl<'a> Activations<'a> {
                 let supers = rounded(x, |x, block| isa.round_super(x, block));
                 Self::Supers(supers, width / 256)
             }
+        }
+    }
+}
+
+impl Activations<'_> {
+    /// The values that the products see, `(rows, width)`.
+    #[must_use]
+    pub fn values(&self) -> Vec<f32> {
+        let bytes = |quads: &[i32], scale: f32| -> Vec<f32> {
+            let bytes = quads.iter().flat_map(|quad| quad.to_le_bytes());
+            bytes.map(|byte| f32::from(byte as i8) * scale).collect()
+        };
+        match self {
+            Self::Exact(x, _) => x.to_vec(),
+            Self::Groups(x, _) => x.iter().flat_map(|g| bytes(&g.quads, g.scale)).collect(),
+            Self::Supers(x, _) => x.iter().flat_map(|s| bytes(&s.quads, s.scale)).collect(),
         }
     }
 }

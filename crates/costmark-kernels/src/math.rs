@@ -6,7 +6,7 @@
 /// Splits `x = n ln 2 + r` with `|r| ≤ ln 2 / 2`, takes a degree-6 Taylor polynomial in
 /// `r` and multiplies by `2^n` through the exponent bits.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     /// 1.5 · 2^23: adding it rounds to an integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -41,14 +41,14 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// `x · sigmoid(x)`.
 #[inline(always)]
-pub(crate) fn silu(x: f32) -> f32 {
+pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
 /// Sum of `f` over the elements, in eight interleaved partial sums: one chain of additions
 /// could not be vectorised.
 #[inline(always)]
-pub(crate) fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0f32; 8];
     let (chunks, rest) = x.as_chunks::<8>();
     for chunk in chunks {
@@ -61,7 +61,7 @@ pub(crate) fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 
 /// `x / sqrt(mean(x²) + eps) · weight`, in place.
 #[inline]
-pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
+pub fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
     let mean = sum_of(x, |v| v * v) / x.len() as f32;
     let factor = (mean + eps as f32).sqrt().recip();
     for (v, w) in x.iter_mut().zip(weight) {

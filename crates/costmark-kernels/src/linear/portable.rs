@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::activations::{Activations, Group, Super};
 use super::isa::Sums;
 use super::packed::{LANES, Packed, Panel, Vector};
-use crate::weights::TensorFormat;
+use crate::TensorFormat;
 
 /// See [`Isa::tile`](super::isa::Isa::tile).
 pub(super) fn tile(

@@ -1,0 +1,129 @@
+//! Every way to multiply, bit for bit against plain Rust.
+
+use proptest::prelude::*;
+
+use super::activations::{Activations, Rounding};
+use super::isa::Isa;
+use super::packed::Packed;
+use super::product;
+use crate::TensorFormat;
+
+const PACKED: [TensorFormat; 8] = [
+    TensorFormat::F32,
+    TensorFormat::F16,
+    TensorFormat::BF16,
+    TensorFormat::Q8_0,
+    TensorFormat::Q4_0,
+    TensorFormat::Q4K,
+    TensorFormat::Q5K,
+    TensorFormat::Q6K,
+];
+
+/// Numbers between -1 and 1 without pattern.
+fn noise(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        f64::from(state) / f64::from(u32::MAX) * 2.0 - 1.0
+    };
+    (0..len).map(|_| next() as f32).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Random stored bytes of a matrix. The scales of blocks are finite.
+fn random_bytes(format: TensorFormat, outputs: usize, width: usize, seed: u32) -> Vec<u8> {
+    let len = format.bytes(outputs as u64, width as u64) as usize;
+    let mut bytes: Vec<u8> = noise(len, seed)
+        .iter()
+        .map(|v| ((v + 1.0) * 128.0) as u8)
+        .collect();
+    if format.is_float() {
+        let size = format.block_bytes() as usize;
+        for (value, v) in bytes.chunks_exact_mut(size).zip(noise(len / size, seed)) {
+            match format {
+                TensorFormat::F32 => value.copy_from_slice(&v.to_le_bytes()),
+                TensorFormat::F16 => value.copy_from_slice(&half::f16::from_f32(v).to_le_bytes()),
+                _ => value.copy_from_slice(&half::bf16::from_f32(v).to_le_bytes()),
+            }
+        }
+        return bytes;
+    }
+    let scales: &[usize] = match format {
+        TensorFormat::Q6K => &[208],
+        TensorFormat::Q4K | TensorFormat::Q5K => &[0, 2],
+        _ => &[0],
+    };
+    for block in bytes.chunks_exact_mut(format.block_bytes() as usize) {
+        // Any sign; exponents up to 2^14, subnormal numbers and zeros among them.
+        scales.iter().for_each(|at| block[at + 1] &= 0b1011_1111);
+        if block[scales[0]] < 16 {
+            block.fill(0);
+        }
+    }
+    bytes
+}
+
+/// Rows of activations of very different sizes, some all zero.
+fn activations(rows: usize, width: usize, seed: u32) -> Vec<f32> {
+    let mut x = noise(rows * width, seed ^ 99);
+    for (i, part) in x.chunks_mut(32).enumerate() {
+        let scale = [1.0, 0.0, 1e-3, 300.0, 1e-30, 7.0, 1e-7][(i + seed as usize) % 7];
+        part.iter_mut().for_each(|v| *v *= scale);
+    }
+    x
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// The kernels of this machine give the bits that plain Rust gives.
+    #[test]
+    fn kernels_equal_plain_rust(
+        outputs in 1usize..45, blocks in 0usize..4, odd in 0usize..40,
+        rows in 0usize..18, first in 0usize..3, seed in any::<u32>(),
+    ) {
+        for format in PACKED {
+            let width = match format.is_float() {
+                true => 32 * blocks + odd,
+                false => blocks * format.block_len() as usize,
+            };
+            let bytes = random_bytes(format, outputs, width, seed);
+            let packed = Packed::new(&bytes, format, outputs, width).unwrap();
+            let x = activations(rows, width, seed);
+            let x = Activations::new(&x, width, Rounding::of(format), Isa::Portable);
+            let (panels, lot) = (first.min(packed.panels())..packed.panels(), first.min(rows)..rows);
+            // Whatever was there before does not count.
+            let mut ours = vec![[f32::NAN; 8]; panels.len() * lot.len()];
+            let mut plain = vec![[7.0; 8]; panels.len() * lot.len()];
+            Isa::detect().tile(&packed, panels.clone(), &x, lot.clone(), &mut ours);
+            Isa::Portable.tile(&packed, panels, &x, lot, &mut plain);
+            prop_assert_eq!(bits(ours.as_flattened()), bits(plain.as_flattened()), "{}", format);
+        }
+    }
+
+    /// So does rounding.
+    #[test]
+    fn rounding_equals_plain_rust(blocks in 1usize..4, seed in any::<u32>(), halves in any::<bool>()) {
+        let mut x = activations(1, 256 * blocks, seed);
+        if halves {
+            // Many values halfway between two integers.
+            x.iter_mut().for_each(|v| *v = (*v * 20.0).round() / 2.0);
+            x[0] = 127.0;
+        }
+        for kind in [Rounding::Groups, Rounding::Supers] {
+            let ours = Activations::new(&x, x.len(), kind, Isa::detect());
+            let plain = Activations::new(&x, x.len(), kind, Isa::Portable);
+            prop_assert_eq!(ours, plain);
+        }
+    }
+}
+
+#[test]
+fn nothing_times_nothing_is_nothing() {
+    assert!(product::multiply(&[], &[], 0, Isa::detect()).is_empty());
+}
