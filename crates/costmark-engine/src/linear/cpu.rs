@@ -52,7 +52,7 @@ impl CpuMatrix {
         width: usize,
     ) -> Result<Self> {
         let weights = if Packed::takes(format) {
-            Weights::Packed(Packed::new(bytes, format, outputs, width)?)
+            Weights::Packed(Packed::new(bytes, format, outputs, width, Isa::detect())?)
         } else {
             Weights::Blocks(blocks(bytes, format)?)
         };
@@ -90,7 +90,7 @@ impl CpuMatrix {
         let x = x.contiguous()?;
         let x = Values::of(&x)?;
         let packed: Vec<&Packed> = matrices.iter().filter_map(|m| m.packed()).collect();
-        let mut products = multiply(&packed, x.get(), rows, Isa::detect()).into_iter();
+        let mut products = multiply(&packed, x.get(), rows).into_iter();
         matrices
             .iter()
             .map(|matrix| {

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
-use costmark_kernels::linear::{Activations, Isa, Rounding};
+use costmark_kernels::linear::{self, Isa};
 
 use super::Linear;
 use crate::weights::format::Ggml;
@@ -124,13 +124,13 @@ proptest! {
             x.iter_mut().for_each(|v| *v = (*v * 20.0).round() / 2.0);
             x[0] = 127.0;
         }
-        for (kind, ggml) in [(Rounding::Groups, GgmlDType::Q8_0), (Rounding::Supers, GgmlDType::Q8K)] {
-            let ours = Activations::new(&x, x.len(), kind, Isa::detect()).values();
+        for (format, ggml) in [(TensorFormat::Q8_0, GgmlDType::Q8_0), (TensorFormat::Q4K, GgmlDType::Q8K)] {
+            let ours = linear::rounded(&x, x.len(), format, Isa::detect());
             let theirs = QTensor::quantize(&tensor(x.clone(), 1), ggml).unwrap();
             let theirs = vec(&theirs.dequantize(&Device::Cpu).unwrap());
             prop_assert_eq!(ours.len(), theirs.len());
             for (a, b) in ours.iter().zip(&theirs) {
-                prop_assert!(a == b, "{kind:?}: {a} {b}");
+                prop_assert!(a == b, "{format}: {a} {b}");
             }
         }
     }

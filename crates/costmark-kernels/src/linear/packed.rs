@@ -1,15 +1,16 @@
 //! Matrices laid out for streaming: what a product reads next always comes next in memory.
 //!
-//! Eight consecutive rows of the matrix (outputs of the product) make a *panel*. A row's
-//! stored blocks are cut into words of four bytes, and word `i` of all eight rows lies side
-//! by side in one 32-byte vector: lane `l` belongs to row `l`, so that eight sums grow side
-//! by side and none is ever taken across lanes. Nothing is added and nothing is dropped
-//! (the last panel is filled up with zeros): a format's bytes per weight are those of its
-//! file. The f16 scales of its blocks lie apart, eight rows side by side.
+//! As many consecutive rows of the matrix (outputs of the product) as a vector of the
+//! instruction set has lanes, 8 or 16, make a *panel*. A row's stored blocks are cut into
+//! words of four bytes, and word `i` of all the panel's rows lies side by side: lane `l`
+//! belongs to row `l`, so that the rows' sums grow side by side and none is ever taken across
+//! lanes. Nothing is added and nothing is dropped (the last panel is filled up with zeros): a
+//! format's bytes per weight are those of its file. The f16 scales of its blocks lie apart, a
+//! panel's rows side by side.
 //!
 //! | format | words of a block, in order | f16 scales |
 //! |---|---|---|
-//! | `f32`, `bf16`, `f16` | the value, or two of them; `f16` first all eight first ones | |
+//! | `f32`, `bf16`, `f16` | the value, or two of them; `f16` first all first ones | |
 //! | `q8_0` | 32 × i8 | `d` |
 //! | `q4_0` | 32 × 4 bits | `d` |
 //! | `q4_k` | 6-bit scales and minima, 256 × 4 bits | `d`, `dmin` |
@@ -20,19 +21,20 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::isa::Isa;
 use super::memory::{Memory, Plain};
 use crate::TensorFormat;
 use crate::error::{KernelError, Result};
 
-/// Rows of a panel.
+/// Rows whose words share a [`Vector`].
 pub(crate) const LANES: usize = 8;
 
-/// One word of each row of a panel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One word each of eight rows of a panel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(align(32))]
 pub(crate) struct Vector(pub(crate) [u8; 4 * LANES]);
 
-/// One f16 of each row of a panel, as bits.
+/// One f16 each of eight rows of a panel, as bits.
 pub(crate) type Scales = [u16; LANES];
 
 // SAFETY: arrays of integers without padding, aligned to 32 and 2.
@@ -86,15 +88,17 @@ pub struct Packed {
     format: TensorFormat,
     outputs: usize,
     width: usize,
-    /// `(panels, blocks of a row, words of a block)`.
+    /// Whose layout this is.
+    isa: Isa,
+    /// `(panels, blocks of a row, words of a block, eights of lanes)`.
     vectors: Memory<Vector>,
-    /// `(panels, blocks of a row, scales of a block)`.
+    /// `(panels, blocks of a row, scales of a block, eights of lanes)`.
     scales: Memory<Scales>,
     /// Vectors and scales of a panel.
     stride: (usize, usize),
 }
 
-/// Eight rows of a matrix.
+/// As many rows of a matrix as there are lanes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Panel<'a> {
     pub(crate) vectors: &'a [Vector],
@@ -113,7 +117,13 @@ impl Packed {
     /// # Errors
     /// When the format is not one of the table above, `bytes` are not `outputs × width`
     /// values of it, or the system has no memory.
-    pub fn new(bytes: &[u8], format: TensorFormat, outputs: usize, width: usize) -> Result<Self> {
+    pub fn new(
+        bytes: &[u8],
+        format: TensorFormat,
+        outputs: usize,
+        width: usize,
+        isa: Isa,
+    ) -> Result<Self> {
         let misfit = || KernelError::Misfit {
             bytes: bytes.len(),
             outputs,
@@ -126,13 +136,15 @@ impl Packed {
         if !whole_blocks || bytes.len() != outputs * row_bytes {
             return Err(misfit());
         }
-        let panels = outputs.div_ceil(LANES);
-        let blocks = width.div_ceil(parts.len);
+        let panels = outputs.div_ceil(isa.lanes());
+        let eights = isa.lanes() / LANES;
+        let blocks = width.div_ceil(parts.len) * eights;
         let stride = (blocks * parts.words(), blocks * parts.scales.len());
         let mut packed = Self {
             format,
             outputs,
             width,
+            isa,
             vectors: Memory::zeroed(panels * stride.0)?,
             scales: Memory::zeroed(panels * stride.1)?,
             stride,
@@ -141,14 +153,15 @@ impl Packed {
             return Ok(packed);
         }
         let pack = |(index, vectors): (usize, &mut [Vector]), scales: &mut [Scales]| {
-            let first = index * LANES * row_bytes;
-            let end = bytes.len().min(first + LANES * row_bytes);
+            let first = index * isa.lanes() * row_bytes;
+            let end = bytes.len().min(first + isa.lanes() * row_bytes);
             let rows = bytes[first..end].chunks_exact(row_bytes);
             for (lane, row) in rows.enumerate() {
+                let lane = Lane { lane, eights };
                 parts.pack_row(row, lane, vectors, scales);
             }
             if format == TensorFormat::F16 {
-                vectors.iter_mut().for_each(split_pairs);
+                vectors.chunks_exact_mut(eights).for_each(split_pairs);
             }
         };
         let vectors = packed.vectors.par_chunks_mut(stride.0).enumerate();
@@ -181,8 +194,19 @@ impl Packed {
         self.width
     }
 
+    /// Whose layout this is, and who multiplies.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Rows of a panel.
+    pub(crate) fn lanes(&self) -> usize {
+        self.isa.lanes()
+    }
+
     pub(crate) fn panels(&self) -> usize {
-        self.outputs.div_ceil(LANES)
+        self.outputs.div_ceil(self.lanes())
     }
 
     /// Bytes of the weights without what fills up the last panel.
@@ -207,22 +231,26 @@ impl Packed {
         let Some(parts) = Parts::of(self.format) else {
             return row;
         };
-        let Panel { vectors, scales } = self.panel(index / LANES);
-        let lane = index % LANES;
+        let Panel { vectors, scales } = self.panel(index / self.lanes());
+        let lane = Lane {
+            lane: index % self.lanes(),
+            eights: self.lanes() / LANES,
+        };
         for (block, bytes) in row.chunks_mut(parts.bytes).enumerate() {
-            let scales = &scales[block * parts.scales.len()..];
-            for (&at, scale) in parts.scales.iter().zip(scales) {
-                bytes[at..at + 2].copy_from_slice(&scale[lane].to_le_bytes());
+            for (i, &at) in parts.scales.iter().enumerate() {
+                let scale = lane.scale(scales, block * parts.scales.len() + i);
+                bytes[at..at + 2].copy_from_slice(&scale.to_le_bytes());
             }
             let end = parts.body.end.min(bytes.len());
             let words = bytes[parts.body.start..end].chunks_mut(4);
-            for (word, vector) in words.zip(&vectors[block * parts.words()..]) {
-                let mut vector = *vector;
-                if self.format == TensorFormat::F16 {
-                    join_pairs(&mut vector);
-                }
+            for (i, word) in words.enumerate() {
+                let at = block * parts.words() + i;
+                let bytes = match self.format {
+                    TensorFormat::F16 => lane.pair(vectors, at),
+                    _ => *lane.word(vectors, at),
+                };
                 let len = word.len(); // two bytes at the end of an odd row of halves
-                word.copy_from_slice(&vector.0[4 * lane..][..len]);
+                word.copy_from_slice(&bytes[..len]);
             }
         }
         row
@@ -232,43 +260,71 @@ impl Packed {
 impl Parts {
     /// Spreads a stored row over its lane of a panel.
     #[inline(always)]
-    fn pack_row(&self, row: &[u8], lane: usize, vectors: &mut [Vector], scales: &mut [Scales]) {
+    fn pack_row(&self, row: &[u8], lane: Lane, vectors: &mut [Vector], scales: &mut [Scales]) {
+        let (eights, eighth, at) = (lane.eights, lane.lane / LANES, lane.lane % LANES);
         let per_block = self.scales.len();
         for (block, bytes) in row.chunks_exact(self.bytes).enumerate() {
-            for (i, &at) in self.scales.iter().enumerate() {
-                let scale = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-                scales[block * per_block + i][lane] = scale;
+            for (i, &offset) in self.scales.iter().enumerate() {
+                let scale = u16::from_le_bytes([bytes[offset], bytes[offset + 1]]);
+                scales[(block * per_block + i) * eights + eighth][at] = scale;
             }
             let (words, _) = bytes[self.body.clone()].as_chunks::<4>();
-            let vectors = &mut vectors[block * words.len()..][..words.len()];
-            for (word, vector) in words.iter().zip(vectors) {
-                vector.0[4 * lane..4 * lane + 4].copy_from_slice(word);
+            let vectors = &mut vectors[block * words.len() * eights..][..words.len() * eights];
+            for (word, vectors) in words.iter().zip(vectors.chunks_exact_mut(eights)) {
+                vectors[eighth].0[4 * at..4 * at + 4].copy_from_slice(word);
             }
         }
         // The last of an odd number of halves.
         let rest = row.len() / self.bytes * self.bytes;
-        if let ([low, high], Some(last)) = (&row[rest..], vectors.last_mut()) {
-            last.0[4 * lane..4 * lane + 2].copy_from_slice(&[*low, *high]);
+        if let ([low, high], Some(last)) = (&row[rest..], vectors.rchunks_mut(eights).next()) {
+            last[eighth].0[4 * at..4 * at + 2].copy_from_slice(&[*low, *high]);
         }
     }
 }
 
-/// From eight pairs of halves to eight first ones and eight second ones, which is how the
-/// instruction that widens them wants them.
-fn split_pairs(vector: &mut Vector) {
-    let pairs = vector.0;
-    for lane in 0..LANES {
-        vector.0[2 * lane..2 * lane + 2].copy_from_slice(&pairs[4 * lane..][..2]);
-        vector.0[2 * (LANES + lane)..][..2].copy_from_slice(&pairs[4 * lane + 2..][..2]);
+/// Where a row's words lie in a panel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lane {
+    pub(crate) lane: usize,
+    /// Vectors of a word of the panel.
+    pub(crate) eights: usize,
+}
+
+impl Lane {
+    /// A word of this row.
+    pub(crate) fn word(self, vectors: &[Vector], word: usize) -> &[u8; 4] {
+        let vector = &vectors[word * self.eights + self.lane / LANES];
+        &vector.0.as_chunks::<4>().0[self.lane % LANES]
+    }
+
+    /// A word of this row where first ones and second ones lie apart, see [`split_pairs`].
+    pub(crate) fn pair(self, vectors: &[Vector], word: usize) -> [u8; 4] {
+        let half = |index: usize| {
+            let vector = &vectors[word * self.eights + index / (2 * LANES)];
+            vector.0.as_chunks::<2>().0[index % (2 * LANES)]
+        };
+        let (first, second) = (half(self.lane), half(self.eights * LANES + self.lane));
+        [first[0], first[1], second[0], second[1]]
+    }
+
+    /// An f16 of this row, as bits.
+    pub(crate) fn scale(self, scales: &[Scales], index: usize) -> u16 {
+        scales[index * self.eights + self.lane / LANES][self.lane % LANES]
     }
 }
 
-/// The other way round.
-fn join_pairs(vector: &mut Vector) {
-    let split = vector.0;
-    for lane in 0..LANES {
-        vector.0[4 * lane..4 * lane + 2].copy_from_slice(&split[2 * lane..][..2]);
-        vector.0[4 * lane + 2..][..2].copy_from_slice(&split[2 * (LANES + lane)..][..2]);
+/// From pairs of halves, one of each lane, to all first ones and then all second ones, which
+/// is how the instruction that widens them wants them.
+fn split_pairs(word: &mut [Vector]) {
+    let mut split = [0u8; 64];
+    let second = word.len() * 16;
+    let pairs = word.iter().flat_map(|vector| vector.0.as_chunks::<4>().0);
+    for (lane, pair) in pairs.enumerate() {
+        split[2 * lane..2 * lane + 2].copy_from_slice(&pair[..2]);
+        split[second + 2 * lane..second + 2 * lane + 2].copy_from_slice(&pair[2..]);
+    }
+    for (vector, split) in word.iter_mut().zip(split.as_chunks::<32>().0) {
+        vector.0 = *split;
     }
 }
 
@@ -292,20 +348,20 @@ mod tests {
         /// Every row comes back as it was stored, and no byte is held beyond the last panel.
         #[test]
         fn rows_come_back(outputs in 0usize..20, blocks in 0usize..4, odd in 0usize..2, seed in any::<u8>()) {
-            for format in PACKED {
+            for (format, isa) in PACKED.into_iter().flat_map(|f| Isa::available().map(move |isa| (f, isa))) {
                 let width = if format.is_float() { 2 * blocks + odd } else { blocks * format.block_len() as usize };
                 let row_bytes = format.bytes(1, width as u64) as usize;
                 let bytes: Vec<u8> = (0..outputs * row_bytes).map(|i| (i * 31 + i / 251) as u8 ^ seed).collect();
-                let packed = Packed::new(&bytes, format, outputs, width).unwrap();
+                let packed = Packed::new(&bytes, format, outputs, width, isa).unwrap();
                 prop_assert_eq!(packed.bytes(), bytes.len());
                 for index in 0..outputs {
                     prop_assert_eq!(&packed.row(index)[..], &bytes[index * row_bytes..][..row_bytes], "{}", format);
                 }
                 let held = packed.vectors.len() * 32 + packed.scales.len() * 16;
-                let filled = outputs.next_multiple_of(LANES) * (row_bytes + odd * 2);
+                let filled = outputs.next_multiple_of(isa.lanes()) * (row_bytes + odd * 2);
                 prop_assert!(held <= filled, "{}: {} for {}", format, held, filled);
                 if outputs > 0 && row_bytes > 0 {
-                    prop_assert!(Packed::new(&bytes[1..], format, outputs, width).is_err());
+                    prop_assert!(Packed::new(&bytes[1..], format, outputs, width, isa).is_err());
                 }
             }
         }

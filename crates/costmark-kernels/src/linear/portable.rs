@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::activations::{Activations, Group, Super};
-use super::isa::Sums;
-use super::packed::{LANES, Packed, Panel, Vector};
+use super::activations::Activations;
+use super::halves;
+use super::packed::{LANES, Lane, Packed, Panel};
 use crate::TensorFormat;
 
 /// See [`Isa::tile`](super::isa::Isa::tile).
@@ -16,81 +16,127 @@ pub(super) fn tile(
     panels: Range<usize>,
     x: &Activations<'_>,
     rows: Range<usize>,
-    out: &mut [Sums],
+    out: &mut [f32],
 ) {
-    out.fill([0.0; LANES]);
-    for (panel, out) in panels.zip(out.chunks_exact_mut(rows.len())) {
-        let panel = matrix.panel(panel);
-        for lane in 0..LANES {
-            match x {
-                Activations::Exact(x, width) => {
-                    let weights = floats(panel, lane, *width, matrix.format());
-                    for (row, out) in rows.clone().zip(&mut *out) {
-                        let x = &x[row * width..][..*width];
-                        for (w, x) in weights.iter().zip(x) {
-                            out[lane] = w.mul_add(*x, out[lane]);
-                        }
-                    }
-                }
-                Activations::Groups(x, per_row) => {
-                    for block in 0..*per_row {
-                        let (weights, d) = group(panel, lane, block, matrix.format());
-                        for (row, out) in rows.clone().zip(&mut *out) {
-                            let x: &Group = &x[row * per_row + block];
-                            let products = dot(&weights, &x.quads) as f32;
-                            out[lane] = products.mul_add(d * x.scale, out[lane]);
-                        }
-                    }
-                }
-                Activations::Supers(x, per_row) => {
-                    for block in 0..*per_row {
-                        let weights = Block::of(panel, lane, block, matrix.format());
-                        for (row, out) in rows.clone().zip(&mut *out) {
-                            let x: &Super = &x[row * per_row + block];
-                            out[lane] = weights.dot(x).mul_add(x.scale, out[lane]);
-                        }
-                    }
-                }
+    let (lanes, format) = (matrix.lanes(), matrix.format());
+    for (panel, out) in panels.zip(out.chunks_exact_mut(rows.len() * lanes)) {
+        for lane in 0..lanes {
+            let weights = Row {
+                panel: matrix.panel(panel),
+                lane: Lane {
+                    lane,
+                    eights: lanes / LANES,
+                },
+                format,
+            };
+            let sums = weights.products(x, matrix.width(), rows.clone());
+            for (out, sum) in out.iter_mut().skip(lane).step_by(lanes).zip(sums) {
+                *out = sum;
             }
         }
     }
 }
 
-/// A lane's bytes of some vectors, in the order of the stored block.
-fn bytes(vectors: &[Vector], lane: usize) -> impl Iterator<Item = u8> {
-    vectors
-        .iter()
-        .flat_map(move |vector| vector.0[4 * lane..4 * lane + 4].iter().copied())
+/// A row of the matrix.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    panel: Panel<'a>,
+    lane: Lane,
+    format: TensorFormat,
 }
 
-fn half(panel: Panel<'_>, index: usize, lane: usize) -> f32 {
-    f16::from_bits(panel.scales[index][lane]).to_f32()
-}
-
-fn floats(panel: Panel<'_>, lane: usize, width: usize, format: TensorFormat) -> Vec<f32> {
-    let bytes: Vec<u8> = bytes(panel.vectors, lane).collect();
-    let pair = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-    let mut values: Vec<f32> = match format {
-        TensorFormat::F32 => {
-            let (words, _) = bytes.as_chunks::<4>();
-            words.iter().map(|b| f32::from_le_bytes(*b)).collect()
+impl Row<'_> {
+    fn products(self, x: &Activations<'_>, width: usize, rows: Range<usize>) -> Vec<f32> {
+        let mut sums = vec![0f32; rows.len()];
+        match x {
+            Activations::Exact(x, _) => {
+                let weights = self.floats(width);
+                for (row, sum) in rows.clone().zip(&mut sums) {
+                    let x = &x[row * width..][..width];
+                    for (w, x) in weights.iter().zip(x) {
+                        *sum = w.mul_add(*x, *sum);
+                    }
+                }
+            }
+            Activations::Halves(x) => {
+                let weights = self.floats(width);
+                for (row, sum) in rows.clone().zip(&mut sums) {
+                    *sum = halves::dot(&weights, x, row);
+                }
+            }
+            Activations::Groups(x) => {
+                for block in 0..x.per_row() {
+                    let (weights, d) = self.group(block);
+                    for (row, sum) in rows.clone().zip(&mut sums) {
+                        let at = x.first(row) + block * x.stride();
+                        let products = dot(&weights, &x.quads[at].0) as f32;
+                        *sum = products.mul_add(d * x.scales[at], *sum);
+                    }
+                }
+            }
+            Activations::Supers(x) => {
+                for block in 0..x.per_row() {
+                    let weights = Block::of(self, block);
+                    for (row, sum) in rows.clone().zip(&mut sums) {
+                        let at = x.first(row) + block * x.stride();
+                        let value = weights.dot(&x.quads[at].0, &x.sums[at]);
+                        *sum = value.mul_add(x.scales[at], *sum);
+                    }
+                }
+            }
         }
-        TensorFormat::BF16 => bytes
-            .chunks_exact(2)
-            .map(|b| bf16::from_bits(pair(b)).to_f32())
-            .collect(),
-        // Eight first values and then eight second ones.
-        _ => panel
-            .vectors
-            .iter()
-            .flat_map(|vector| {
-                let at = |lane: usize| f16::from_bits(pair(&vector.0[2 * lane..])).to_f32();
-                [at(lane), at(LANES + lane)]
-            })
-            .collect(),
-    };
-    values.truncate(width);
-    values
+        sums
+    }
+
+    /// Words as bytes, in the order of the stored block.
+    fn bytes(self, words: Range<usize>) -> impl Iterator<Item = u8> {
+        words.flat_map(move |word| *self.lane.word(self.panel.vectors, word))
+    }
+
+    fn half(self, index: usize) -> f32 {
+        f16::from_bits(self.lane.scale(self.panel.scales, index)).to_f32()
+    }
+
+    fn floats(self, width: usize) -> Vec<f32> {
+        let words = 0..self.panel.vectors.len() / self.lane.eights;
+        let pair = |word: [u8; 4]| {
+            let half = |at: usize| u16::from_le_bytes([word[at], word[at + 1]]);
+            [half(0), half(2)]
+        };
+        let mut values: Vec<f32> = match self.format {
+            TensorFormat::F32 => words
+                .map(|word| f32::from_le_bytes(*self.lane.word(self.panel.vectors, word)))
+                .collect(),
+            TensorFormat::BF16 => words
+                .flat_map(|word| pair(*self.lane.word(self.panel.vectors, word)))
+                .map(|bits| bf16::from_bits(bits).to_f32())
+                .collect(),
+            _ => words
+                .flat_map(|word| pair(self.lane.pair(self.panel.vectors, word)))
+                .map(|bits| f16::from_bits(bits).to_f32())
+                .collect(),
+        };
+        values.truncate(width);
+        values
+    }
+
+    /// 32 values and what one unit stands for.
+    fn group(self, block: usize) -> ([i32; 32], f32) {
+        let mut weights = [0; 32];
+        if self.format == TensorFormat::Q8_0 {
+            let bytes = self.bytes(8 * block..8 * block + 8);
+            for (w, byte) in weights.iter_mut().zip(bytes) {
+                *w = i32::from(byte as i8);
+            }
+        } else {
+            let bytes = self.bytes(4 * block..4 * block + 4);
+            for (i, byte) in bytes.enumerate() {
+                weights[i] = i32::from(byte & 15) - 8;
+                weights[i + 16] = i32::from(byte >> 4) - 8;
+            }
+        }
+        (weights, self.half(block))
+    }
 }
 
 fn dot(weights: &[i32], quads: &[i32]) -> i32 {
@@ -100,24 +146,6 @@ fn dot(weights: &[i32], quads: &[i32]) -> i32 {
         .zip(x)
         .map(|(w, x)| w * i32::from(x as i8))
         .sum()
-}
-
-/// 32 values and what one unit stands for.
-fn group(panel: Panel<'_>, lane: usize, block: usize, format: TensorFormat) -> ([i32; 32], f32) {
-    let mut weights = [0; 32];
-    if format == TensorFormat::Q8_0 {
-        let bytes = bytes(&panel.vectors[8 * block..][..8], lane);
-        for (w, byte) in weights.iter_mut().zip(bytes) {
-            *w = i32::from(byte as i8);
-        }
-    } else {
-        let bytes = bytes(&panel.vectors[4 * block..][..4], lane);
-        for (i, byte) in bytes.enumerate() {
-            weights[i] = i32::from(byte & 15) - 8;
-            weights[i + 16] = i32::from(byte >> 4) - 8;
-        }
-    }
-    (weights, half(panel, block, lane))
 }
 
 /// 256 values: `d · scale · quant − dmin · min`.
@@ -131,36 +159,36 @@ struct Block {
 }
 
 impl Block {
-    fn of(panel: Panel<'_>, lane: usize, block: usize, format: TensorFormat) -> Self {
-        match format {
-            TensorFormat::Q6K => Self::q6k(panel, lane, block),
-            _ => Self::q4k_or_q5k(panel, lane, block, format == TensorFormat::Q5K),
+    fn of(row: Row<'_>, block: usize) -> Self {
+        match row.format {
+            TensorFormat::Q6K => Self::q6k(row, block),
+            _ => Self::q4k_or_q5k(row, block),
         }
     }
 
-    fn dot(&self, x: &Super) -> f32 {
+    fn dot(&self, quads: &[i32; 64], sums: &[i32; 8]) -> f32 {
         let mut scaled = 0;
         for (part, scale) in self.scales.iter().enumerate() {
             let quants = &self.quants[16 * part..][..16];
-            scaled += scale * dot(quants, &x.quads[4 * part..][..4]);
+            scaled += scale * dot(quants, &quads[4 * part..][..4]);
         }
-        let sums = x.sums.iter().flat_map(|s| [*s as i16, (s >> 16) as i16]);
+        let sums = sums.iter().flat_map(|s| [*s as i16, (s >> 16) as i16]);
         let least: i32 = sums.zip(&self.minima).map(|(s, m)| i32::from(s) * m).sum();
         (-(least as f32)).mul_add(self.dmin, scaled as f32 * self.d)
     }
 
-    fn q4k_or_q5k(panel: Panel<'_>, lane: usize, block: usize, fifth: bool) -> Self {
+    fn q4k_or_q5k(row: Row<'_>, block: usize) -> Self {
+        let fifth = row.format == TensorFormat::Q5K;
         let words = if fifth { 43 } else { 35 };
-        let vectors = &panel.vectors[words * block..][..words];
-        let bytes: Vec<u8> = bytes(vectors, lane).collect();
+        let bytes: Vec<u8> = row.bytes(words * block..words * (block + 1)).collect();
         let (packed, rest) = bytes.split_at(12);
         let (fifths, fours) = rest.split_at(if fifth { 32 } else { 0 });
         let mut this = Self {
             quants: [0; 256],
             scales: [0; 16],
             minima: [0; 16],
-            d: half(panel, 2 * block, lane),
-            dmin: half(panel, 2 * block + 1, lane),
+            d: row.half(2 * block),
+            dmin: row.half(2 * block + 1),
         };
         for sub in 0..8 {
             let (scale, min) = if sub < 4 {
@@ -183,8 +211,8 @@ impl Block {
         this
     }
 
-    fn q6k(panel: Panel<'_>, lane: usize, block: usize) -> Self {
-        let bytes: Vec<u8> = bytes(&panel.vectors[52 * block..][..52], lane).collect();
+    fn q6k(row: Row<'_>, block: usize) -> Self {
+        let bytes: Vec<u8> = row.bytes(52 * block..52 * (block + 1)).collect();
         let (fours, rest) = bytes.split_at(128);
         let (twos, scales) = rest.split_at(64);
         let mut quants = [0; 256];
@@ -203,7 +231,7 @@ impl Block {
             quants,
             scales: signed,
             minima: [0; 16],
-            d: half(panel, block, lane),
+            d: row.half(block),
             dmin: 0.0,
         }
     }

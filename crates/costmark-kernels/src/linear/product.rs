@@ -4,13 +4,9 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::activations::{Activations, Rounding};
-use super::isa::{Isa, Sums};
-use super::packed::{LANES, Packed};
+use super::packed::Packed;
 use crate::parallel;
 
-/// Rows of activations taken at a time: with a unit's weights they stay in the second-level
-/// cache while they meet.
-const ROWS: usize = 64;
 /// Bytes of weights in a unit of work when several lots of rows meet them: what a core
 /// keeps in its second-level cache beside the rows.
 const UNIT_BYTES_MANY: usize = 128 * 1024;
@@ -23,7 +19,7 @@ const PANELS: usize = 4;
 
 thread_local! {
     /// Sums of a unit, kept between units.
-    static SUMS: Cell<Vec<Sums>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Some outputs of one of the matrices.
@@ -35,10 +31,10 @@ struct Unit<'a> {
 }
 
 /// `x` `(rows, width)` with each matrix `(outputs, width)`: `(rows, outputs)` for each.
-/// Every weight is read once per [`ROWS`] rows; all matrices are one piece of work, so that
+/// Every weight is read once per lot of rows; all matrices are one piece of work, so that
 /// threads are woken once.
 #[must_use]
-pub fn multiply(matrices: &[&Packed], x: &[f32], rows: usize, isa: Isa) -> Vec<Vec<f32>> {
+pub fn multiply(matrices: &[&Packed], x: &[f32], rows: usize) -> Vec<Vec<f32>> {
     let mut results: Vec<Vec<f32>> = matrices
         .iter()
         .map(|matrix| vec![0f32; rows * matrix.outputs()])
@@ -47,10 +43,9 @@ pub fn multiply(matrices: &[&Packed], x: &[f32], rows: usize, isa: Isa) -> Vec<V
     if rows == 0 || width == 0 {
         return results;
     }
-    let kinds = [Rounding::Exact, Rounding::Groups, Rounding::Supers];
-    let activations = kinds.map(|kind| {
-        let used = matrices.iter().any(|m| Rounding::of(m.format()) == kind);
-        used.then(|| Activations::new(x, width, kind, isa))
+    let activations = Rounding::ALL.map(|kind| {
+        let user = matrices.iter().find(|matrix| rounding(matrix) == kind);
+        user.map(|matrix| Activations::new(x, width, kind, matrix.isa()))
     });
     let panels: usize = matrices.iter().map(|matrix| matrix.panels()).sum();
     let even = panels.div_ceil(parallel::threads() * UNITS_PER_THREAD);
@@ -58,20 +53,29 @@ pub fn multiply(matrices: &[&Packed], x: &[f32], rows: usize, isa: Isa) -> Vec<V
     let units: Vec<Unit<'_>> = units
         .flat_map(|(matrix, y)| split(matrix, y, rows, even))
         .collect();
-    let multiplications = panels * LANES * width * rows;
-    parallel::for_each(units, multiplications / 4, |unit| {
-        let kind = Rounding::of(unit.matrix.format());
-        let used = kinds.iter().zip(&activations).find(|(k, _)| **k == kind);
-        if let Some((_, Some(x))) = used {
-            unit.run(x, rows, isa);
+    let outputs: usize = matrices.iter().map(|matrix| matrix.outputs()).sum();
+    parallel::for_each(units, outputs * width * rows / 4, |unit| {
+        let kind = rounding(unit.matrix);
+        let mut made = Rounding::ALL.iter().zip(&activations);
+        if let Some((_, Some(x))) = made.find(|(k, _)| **k == kind) {
+            unit.run(x, rows);
         }
     });
     results
 }
 
+fn rounding(matrix: &Packed) -> Rounding {
+    Rounding::of(matrix.format(), matrix.isa())
+}
+
+/// Rows that a unit's weights meet before the next ones do.
+fn lot(matrix: &Packed) -> usize {
+    matrix.isa().lot(rounding(matrix))
+}
+
 /// The outputs of a matrix in units of about `even` panels.
 fn split<'a>(matrix: &'a Packed, y: &'a mut [f32], rows: usize, even: usize) -> Vec<Unit<'a>> {
-    let bytes = if rows > ROWS {
+    let bytes = if rows > lot(matrix) {
         UNIT_BYTES_MANY
     } else {
         UNIT_BYTES_FEW
@@ -88,7 +92,10 @@ fn split<'a>(matrix: &'a Packed, y: &'a mut [f32], rows: usize, even: usize) -> 
         .collect();
     if matrix.outputs() > 0 {
         for row in y.chunks_exact_mut(matrix.outputs()) {
-            for (unit, y) in units.iter_mut().zip(row.chunks_mut(panels * LANES)) {
+            for (unit, y) in units
+                .iter_mut()
+                .zip(row.chunks_mut(panels * matrix.lanes()))
+            {
                 unit.y.push(y);
             }
         }
@@ -97,23 +104,21 @@ fn split<'a>(matrix: &'a Packed, y: &'a mut [f32], rows: usize, even: usize) -> 
 }
 
 impl Unit<'_> {
-    fn run(self, x: &Activations<'_>, rows: usize, isa: Isa) {
-        let panels = self.panels.len();
+    fn run(self, x: &Activations<'_>, rows: usize) {
+        let (panels, lanes) = (self.panels.len(), self.matrix.lanes());
+        let most = lot(self.matrix);
         let mut sums = SUMS.take();
-        sums.resize((panels * rows.min(ROWS)).max(sums.len()), [0.0; LANES]);
+        sums.resize((panels * lanes * rows.min(most)).max(sums.len()), 0.0);
         let mut y = self.y.into_iter();
-        for first in (0..rows).step_by(ROWS) {
-            let lot = first..rows.min(first + ROWS);
-            let sums = &mut sums[..panels * lot.len()];
+        for first in (0..rows).step_by(most) {
+            let lot = first..rows.min(first + most);
+            let sums = &mut sums[..panels * lanes * lot.len()];
+            let isa = self.matrix.isa();
             isa.tile(self.matrix, self.panels.clone(), x, lot.clone(), sums);
             for (row, y) in y.by_ref().take(lot.len()).enumerate() {
-                let mut sums = sums[row..].iter().step_by(lot.len());
-                let (whole, rest) = y.as_chunks_mut::<LANES>();
-                for (y, sums) in whole.iter_mut().zip(&mut sums) {
-                    *y = *sums;
-                }
-                if let Some(sums) = sums.next() {
-                    rest.copy_from_slice(&sums[..rest.len()]);
+                let sums = sums.chunks_exact(lanes).skip(row).step_by(lot.len());
+                for (y, sums) in y.chunks_mut(lanes).zip(sums) {
+                    y.copy_from_slice(&sums[..y.len()]);
                 }
             }
         }

@@ -13,12 +13,14 @@ mod unpack;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::Sums;
 use crate::TensorFormat;
 use crate::linear::activations::Activations;
-use crate::linear::packed::{Packed, Scales, Vector};
+use crate::linear::packed::{LANES, Packed, Scales, Vector};
 
 pub(super) use self::round::{round_group, round_super};
+
+/// One row's sums for a panel's outputs.
+type Sums = [f32; LANES];
 
 /// See [`Isa::tile`](super::Isa::tile).
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -27,8 +29,9 @@ pub(super) fn tile(
     panels: Range<usize>,
     x: &Activations<'_>,
     rows: Range<usize>,
-    out: &mut [Sums],
+    out: &mut [f32],
 ) {
+    let (out, _) = out.as_chunks_mut::<LANES>();
     match (matrix.format(), x) {
         (TensorFormat::F32, Activations::Exact(x, _)) => {
             floats::tile::<{ floats::F32 }>(matrix, panels, x, rows, out);
@@ -39,42 +42,16 @@ pub(super) fn tile(
         (TensorFormat::BF16, Activations::Exact(x, _)) => {
             floats::tile::<{ floats::BF16 }>(matrix, panels, x, rows, out);
         }
-        (TensorFormat::Q8_0, Activations::Groups(x, per_row)) => {
-            groups::tile::<false>(matrix, panels, x, *per_row, rows, out);
+        (TensorFormat::Q8_0, Activations::Groups(x)) => {
+            groups::tile::<false>(matrix, panels, x, rows, out);
         }
-        (TensorFormat::Q4_0, Activations::Groups(x, per_row)) => {
-            groups::tile::<true>(matrix, panels, x, *per_row, rows, out);
+        (TensorFormat::Q4_0, Activations::Groups(x)) => {
+            groups::tile::<true>(matrix, panels, x, rows, out);
         }
-        (_, Activations::Supers(x, per_row)) => {
-            supers::tile(matrix, panels, x, *per_row, rows, out);
-        }
+        (_, Activations::Supers(x)) => supers::tile(matrix, panels, x, rows, out),
         _ => debug_assert!(false, "activations were rounded for another format"),
     }
 }
-
-/// Runs the body for rows in as few and as equal blocks of at most eight as there can be,
-/// with `$R` the block's rows. With four or fewer the products' latency shows.
-macro_rules! in_blocks {
-    ($rows:expr, |$first:ident, $R:ident| $body:block) => {{
-        let rows: std::ops::Range<usize> = $rows;
-        let mut $first = rows.start;
-        for left in (1..=rows.len().div_ceil(8)).rev() {
-            let len = (rows.end - $first).div_ceil(left);
-            crate::linear::isa::avx2::in_blocks!(@ len, $R, $body, 1 2 3 4 5 6 7 8);
-            $first += len;
-        }
-    }};
-    (@ $len:ident, $R:ident, $body:block, $($n:literal)*) => {
-        match $len {
-            $($n => {
-                const $R: usize = $n;
-                $body
-            })*
-            _ => {}
-        }
-    };
-}
-use in_blocks;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]

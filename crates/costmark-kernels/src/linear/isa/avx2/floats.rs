@@ -3,8 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{AHEAD, fetch, load, store_sums};
-use crate::linear::isa::Sums;
+use super::{AHEAD, Sums, fetch, load, store_sums};
 use crate::linear::packed::{Packed, Vector};
 
 /// One value per word.

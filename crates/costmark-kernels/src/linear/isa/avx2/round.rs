@@ -12,7 +12,7 @@ pub(in crate::linear::isa) fn round_group(x: &[f32; 32], group: &mut Group) {
     let scale = greatest(x) / 127.0;
     let factor = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let bytes = round(x, factor);
-    store(bytes, &mut group.quads);
+    store(bytes, &mut group.quads.0);
     group.scale = f16::from_f32(scale).to_f32();
     let quads = sums_of_quads(bytes);
     let (low, high) = (
@@ -31,7 +31,7 @@ pub(in crate::linear::isa) fn round_super(x: &[f32; 256], block: &mut Super) {
         return;
     }
     let factor = 127.0 / greatest;
-    let (quads, _) = block.quads.as_chunks_mut::<8>();
+    let (quads, _) = block.quads.0.as_chunks_mut::<8>();
     let parts = x.as_chunks::<32>().0.iter().zip(quads);
     for ((x, quads), sums) in parts.zip(&mut block.sums) {
         let bytes = round(x, factor);

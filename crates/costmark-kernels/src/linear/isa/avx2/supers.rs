@@ -7,10 +7,9 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::unpack::{self, Unpacked};
-use super::{in_blocks, load_sums, store_sums};
+use super::{Sums, load_sums, store_sums};
 use crate::TensorFormat;
-use crate::linear::activations::Super;
-use crate::linear::isa::Sums;
+use crate::linear::activations::Supers;
 use crate::linear::packed::Packed;
 
 /// All rows with each panel.
@@ -18,8 +17,7 @@ use crate::linear::packed::Packed;
 pub(super) fn tile(
     matrix: &Packed,
     panels: Range<usize>,
-    x: &[Super],
-    per_row: usize,
+    x: &Supers,
     rows: Range<usize>,
     out: &mut [Sums],
 ) {
@@ -27,10 +25,9 @@ pub(super) fn tile(
     out.fill([0.0; 8]);
     for (panel, out) in panels.zip(out.chunks_exact_mut(rows.len())) {
         let panel = matrix.panel(panel);
-        for block in 0..per_row {
+        for block in 0..x.per_row() {
             let column = Column {
                 x,
-                per_row,
                 block,
                 rows: rows.clone(),
             };
@@ -54,8 +51,7 @@ pub(super) fn tile(
 
 /// The same 256 columns of all rows of activations.
 struct Column<'a> {
-    x: &'a [Super],
-    per_row: usize,
+    x: &'a Supers,
     block: usize,
     rows: Range<usize>,
 }
@@ -69,10 +65,10 @@ impl Column<'_> {
         out: &mut [Sums],
     ) {
         in_blocks!(self.rows.clone(), |first, R| {
-            let x: [&Super; R] =
-                std::array::from_fn(|r| &self.x[(first + r) * self.per_row + self.block]);
+            let at: [usize; R] =
+                std::array::from_fn(|r| self.x.first(first + r) + self.block * self.x.stride());
             let out = &mut out[first - self.rows.start..][..R];
-            products::<SUB, RUN, CENTRED, R>(weights, x, out);
+            products::<SUB, RUN, CENTRED, R>(weights, self.x, at, out);
         });
     }
 }
@@ -86,10 +82,13 @@ impl Column<'_> {
 #[inline]
 fn products<const SUB: usize, const RUN: usize, const CENTRED: bool, const R: usize>(
     w: &Unpacked,
-    x: [&Super; R],
+    x: &Supers,
+    at: [usize; R],
     out: &mut [Sums],
 ) {
     let zero = _mm256_setzero_si256();
+    let quads: [&[i32; 64]; R] = std::array::from_fn(|r| &x.quads[at[r]].0);
+    let sums: [&[i32; 8]; R] = std::array::from_fn(|r| &x.sums[at[r]]);
     let mut scaled = [zero; R];
     for sub in 0..64 / SUB {
         let scale = w.scales[sub];
@@ -98,7 +97,7 @@ fn products<const SUB: usize, const RUN: usize, const CENTRED: bool, const R: us
             let mut pairs = [zero; R];
             for v in at..at + RUN {
                 for r in 0..R {
-                    let x = _mm256_set1_epi32(x[r].quads[v]);
+                    let x = _mm256_set1_epi32(quads[r][v]);
                     let product = _mm256_maddubs_epi16(w.quants[v], x);
                     pairs[r] = _mm256_add_epi16(pairs[r], product);
                 }
@@ -111,7 +110,7 @@ fn products<const SUB: usize, const RUN: usize, const CENTRED: bool, const R: us
     let mut least = [zero; R];
     for pair in 0..8 {
         for r in 0..R {
-            let sums = _mm256_set1_epi32(x[r].sums[pair]);
+            let sums = _mm256_set1_epi32(sums[r][pair]);
             let product = _mm256_madd_epi16(w.minima[pair], sums);
             least[r] = _mm256_add_epi32(least[r], product);
         }
@@ -124,7 +123,7 @@ fn products<const SUB: usize, const RUN: usize, const CENTRED: bool, const R: us
             let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(scaled[r]), w.d);
             _mm256_fnmadd_ps(_mm256_cvtepi32_ps(least[r]), w.dmin, scaled)
         };
-        let sum = _mm256_fmadd_ps(value, _mm256_set1_ps(x[r].scale), load_sums(&out[r]));
+        let sum = _mm256_fmadd_ps(value, _mm256_set1_ps(x.scales[at[r]]), load_sums(&out[r]));
         store_sums(&mut out[r], sum);
     }
 }

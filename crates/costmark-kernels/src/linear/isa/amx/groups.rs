@@ -1,0 +1,174 @@
+//! Weights with one scale per 32 values, `q8_0` and `q4_0`: a tile instruction per group, and
+//! its sums scaled in vector registers while the next one runs.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::super::avx512::{self, Sums, Word, load_scales, load_sums, store_sums};
+use super::tiles::{Shapes, Tiles, load, multiply, store, zero};
+use super::{load_lanes, part_of, pieces, row_tiles};
+use crate::TensorFormat;
+use crate::linear::activations::{Groups, TILE_ROWS};
+use crate::linear::packed::{Packed, Vector};
+
+/// Words of a group: four values of each lane.
+const WORDS: usize = 8;
+
+/// Groups of a piece: 16 KiB of weights.
+const BLOCK: usize = 32;
+
+/// A piece's weights as signed bytes and its scales, kept between calls.
+#[derive(Default)]
+struct Scratch {
+    words: Vec<Word>,
+    scales: Vec<Sums>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A tile of sums.
+#[repr(C, align(64))]
+struct Products([[i32; 16]; TILE_ROWS]);
+
+/// All rows with each panel.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn tile(
+    matrix: &Packed,
+    panels: Range<usize>,
+    x: &Groups,
+    rows: Range<usize>,
+    out: &mut [Sums],
+) {
+    debug_assert_eq!(x.stride(), TILE_ROWS);
+    let (sums, a, b) = ((TILE_ROWS, 64), (TILE_ROWS, 32), (WORDS, 64));
+    let shapes = Shapes::new([sums, a, b, sums, a, b, sums, sums]);
+    // SAFETY: this is called where tiles are permitted; the shapes are as they must be.
+    let _tiles = unsafe { Tiles::shape(&shapes) };
+    let count = rows.len();
+    let many = count > TILE_ROWS;
+    out.fill([0.0; 16]);
+    SCRATCH.with_borrow_mut(|scratch| {
+        for (panel, groups) in pieces(panels.clone(), 1, x.per_row(), BLOCK, many) {
+            let out = &mut out[(panel.start - panels.start) * count..][..count];
+            let panel = matrix.panel(panel.start);
+            scratch.scales.clear();
+            let (scales, _) = panel.scales.as_chunks::<2>();
+            for scales in &scales[groups.clone()] {
+                let mut widened = [0.0; 16];
+                store_sums(&mut widened, load_scales(scales));
+                scratch.scales.push(widened);
+            }
+            let (words, _) = panel.vectors.as_chunks::<2>();
+            let words = if matrix.format() == TensorFormat::Q8_0 {
+                &words[groups.start * WORDS..groups.end * WORDS]
+            } else {
+                let half = WORDS / 2;
+                unpack(
+                    &words[groups.start * half..groups.end * half],
+                    &mut scratch.words,
+                );
+                &scratch.words
+            };
+            for tile in row_tiles(&rows, TILE_ROWS) {
+                let (within, at) = part_of(&rows, tile, TILE_ROWS);
+                let out = &mut out[at];
+                let mut sums = [_mm512_setzero_ps(); TILE_ROWS];
+                for (sums, out) in sums[within.clone()].iter_mut().zip(&*out) {
+                    *sums = load_sums(out);
+                }
+                let start = x.first(tile * TILE_ROWS) + groups.start * TILE_ROWS;
+                products(words, &scratch.scales, x, start, &mut sums);
+                for (out, sums) in out.iter_mut().zip(&sums[within]) {
+                    store_sums(out, *sums);
+                }
+            }
+        }
+    });
+}
+
+/// Four bits, stored plus 8, to signed bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn unpack(words: &[Word], to: &mut Vec<Word>) {
+    to.resize(2 * words.len(), [Vector::default(); 2]);
+    let nibble = _mm512_set1_epi8(15);
+    let eight = _mm512_set1_epi8(8);
+    let (groups, _) = words.as_chunks::<4>();
+    for (group, to) in groups.iter().zip(to.as_chunks_mut::<WORDS>().0) {
+        for v in 0..4 {
+            let both = avx512::load(&group[v]);
+            let low = _mm512_and_si512(both, nibble);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibble);
+            store_word(&mut to[v], _mm512_sub_epi8(low, eight));
+            store_word(&mut to[v + 4], _mm512_sub_epi8(high, eight));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn store_word(word: &mut Word, value: __m512i) {
+    // SAFETY: the reference is to 64 writable bytes.
+    unsafe { _mm512_storeu_si512(std::ptr::from_mut(word).cast(), value) }
+}
+
+/// Adds a piece's products with sixteen rows, the first one's first group at `start`.
+// Index loops with constant bounds keep the sums in registers.
+#[allow(clippy::needless_range_loop)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn products(
+    words: &[Word],
+    scales: &[Sums],
+    x: &Groups,
+    start: usize,
+    to: &mut [__m512; TILE_ROWS],
+) {
+    let mut sums = *to;
+    let groups = scales.len().min(words.len() / WORDS);
+    let mut even = Products([[0; 16]; TILE_ROWS]);
+    let mut odd = Products([[0; 16]; TILE_ROWS]);
+    let x_scales = x.scales.tiles(start, groups);
+    let x_quads = x.quads.tiles(start, groups);
+    let add = |products: &Products, g: usize, sums: &mut [__m512; TILE_ROWS]| {
+        let scales = load_sums(&scales[g]);
+        for r in 0..TILE_ROWS {
+            let scale = _mm512_mul_ps(scales, _mm512_set1_ps(x_scales[g][r]));
+            let products = _mm512_cvtepi32_ps(load_lanes(&products.0[r]));
+            sums[r] = _mm512_fmadd_ps(products, scale, sums[r]);
+        }
+    };
+    for pair in 0..groups.div_ceil(2) {
+        let g = 2 * pair;
+        // SAFETY: tiles are shaped; each load is of 16 rows of 32 bytes from `x_quads[g]` or
+        // of 8 rows of 64 bytes from the group's words, each store of 16 rows of 64 bytes.
+        unsafe {
+            zero!(0);
+            load!(1, x_quads[g].as_ptr(), 32usize);
+            load!(2, words[g * WORDS..][..WORDS].as_ptr(), 64usize);
+            multiply!("tdpbssd", 0, 1, 2);
+            store!(0, even.0.as_mut_ptr(), 64usize);
+        }
+        if g > 0 {
+            add(&odd, g - 1, &mut sums);
+        }
+        if g + 1 < groups {
+            // SAFETY: as above.
+            unsafe {
+                zero!(3);
+                load!(4, x_quads[g + 1].as_ptr(), 32usize);
+                load!(5, words[(g + 1) * WORDS..][..WORDS].as_ptr(), 64usize);
+                multiply!("tdpbssd", 3, 4, 5);
+                store!(3, odd.0.as_mut_ptr(), 64usize);
+            }
+        }
+        add(&even, g, &mut sums);
+    }
+    if groups > 0 && groups.is_multiple_of(2) {
+        add(&odd, groups - 1, &mut sums);
+    }
+    *to = sums;
+}
