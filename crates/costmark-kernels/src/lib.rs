@@ -12,6 +12,8 @@ pub mod math;
 pub mod parallel;
 mod pool;
 pub mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 pub use error::{KernelError, Result};
 pub use format::TensorFormat;

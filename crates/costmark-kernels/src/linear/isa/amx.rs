@@ -9,16 +9,17 @@
 mod groups;
 mod halves;
 mod supers;
-mod tiles;
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-pub(super) use self::tiles::permitted;
 use super::avx512;
 use crate::TensorFormat;
 use crate::linear::activations::{Activations, TILE_ROWS};
 use crate::linear::packed::Packed;
+use crate::tiles;
+
+pub(super) use self::tiles::permitted;
 
 /// See [`Isa::tile`](super::Isa::tile).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -2,13 +2,14 @@
 //!
 //! The compiler knows neither. It never uses these registers, so what is in them stays from
 //! one instruction here to the next.
+#![allow(unsafe_code)]
 
 use std::arch::asm;
 use std::sync::OnceLock;
 
 /// Whether the CPU has tiles of bytes and of bf16, and the system lets this process use them.
 /// Asks the system once.
-pub(in crate::linear::isa) fn permitted() -> bool {
+pub(crate) fn permitted() -> bool {
     static PERMITTED: OnceLock<bool> = OnceLock::new();
     *PERMITTED.get_or_init(|| in_cpu() && asked_for())
 }
@@ -46,10 +47,10 @@ fn asked_for() -> bool {
 /// Shapes of the eight registers: rows, and bytes of a row.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Shapes([u8; 64]);
+pub(crate) struct Shapes([u8; 64]);
 
 impl Shapes {
-    pub(super) fn new(shapes: [(usize, usize); 8]) -> Self {
+    pub(crate) fn new(shapes: [(usize, usize); 8]) -> Self {
         let mut bytes = [0; 64];
         bytes[0] = 1;
         for (tile, (rows, row_bytes)) in shapes.into_iter().enumerate() {
@@ -62,26 +63,42 @@ impl Shapes {
 }
 
 /// Tiles in use, until this is dropped.
-pub(super) struct Tiles;
+///
+/// Other code in this process may have shaped the registers of this thread once and for all
+/// (candle does), so its shapes come back then. What was in the registers does not.
+pub(crate) struct Tiles {
+    before: Shapes,
+}
 
 impl Tiles {
     /// Shapes the registers and empties them.
     ///
     /// # Safety
     /// Tiles are [`permitted`], and the shapes are at most 16 rows of 64 bytes.
-    pub(super) unsafe fn shape(shapes: &Shapes) -> Self {
-        // SAFETY: reads the 64 bytes; the caller vouches for the rest.
+    pub(crate) unsafe fn shape(shapes: &Shapes) -> Self {
+        let mut before = Shapes([0; 64]);
+        // SAFETY: writes and reads 64 bytes; the caller vouches for the rest.
         unsafe {
-            asm!("ldtilecfg [{0}]", in(reg) shapes, options(nostack, readonly, preserves_flags));
+            asm!(
+                "sttilecfg [{0}]",
+                "ldtilecfg [{1}]",
+                in(reg) &raw mut before,
+                in(reg) &raw const *shapes,
+                options(nostack, preserves_flags)
+            );
         }
-        Self
+        Self { before }
     }
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: such a value exists only where tiles are permitted.
-        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
+        let before = &raw const self.before;
+        // SAFETY: such a value exists only where tiles are permitted; these shapes were in use,
+        // or they are all 0, which leaves the registers free.
+        unsafe {
+            asm!("ldtilecfg [{0}]", in(reg) before, options(nostack, readonly, preserves_flags));
+        }
     }
 }
 
@@ -129,4 +146,4 @@ macro_rules! multiply {
     };
 }
 
-pub(super) use {load, multiply, store, zero};
+pub(crate) use {load, multiply, store, zero};
