@@ -13,6 +13,7 @@
 
 mod activations;
 mod halves;
+mod interleave;
 mod isa;
 mod memory;
 mod packed;
@@ -23,6 +24,6 @@ mod tests;
 
 pub use self::activations::rounded;
 pub use self::isa::Isa;
-pub use self::memory::mapped_bytes;
+pub use self::memory::{Memory, Plain, mapped_bytes};
 pub use self::packed::Packed;
 pub use self::product::multiply;

@@ -19,15 +19,18 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
+use super::interleave::{Lanes, Place};
 use super::isa::Isa;
 use super::memory::{Memory, Plain};
 use crate::TensorFormat;
 use crate::error::{KernelError, Result};
+use crate::parallel;
 
 /// Rows whose words share a [`Vector`].
 pub(crate) const LANES: usize = 8;
+
+/// Bytes of vectors that a thread packs at a time.
+const PIECE: usize = 256 * 1024;
 
 /// One word each of eight rows of a panel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,15 +48,15 @@ unsafe impl Plain for Vector {}
 unsafe impl Plain for Scales {}
 
 /// Where the parts of a stored block lie.
-struct Parts {
+pub(super) struct Parts {
     /// Values of a block.
     len: usize,
     /// Bytes of a block.
-    bytes: usize,
+    pub(super) bytes: usize,
     /// The words.
-    body: Range<usize>,
+    pub(super) body: Range<usize>,
     /// Offsets of the f16 scales.
-    scales: &'static [usize],
+    pub(super) scales: &'static [usize],
 }
 
 impl Parts {
@@ -152,27 +155,42 @@ impl Packed {
         if stride.0 == 0 || row_bytes == 0 {
             return Ok(packed);
         }
-        let pack = |(index, vectors): (usize, &mut [Vector]), scales: &mut [Scales]| {
-            let first = index * isa.lanes() * row_bytes;
-            let end = bytes.len().min(first + isa.lanes() * row_bytes);
-            let rows = bytes[first..end].chunks_exact(row_bytes);
-            for (lane, row) in rows.enumerate() {
-                let lane = Lane { lane, eights };
-                parts.pack_row(row, lane, vectors, scales);
-            }
-            if format == TensorFormat::F16 {
-                vectors.chunks_exact_mut(eights).for_each(split_pairs);
+        let missing = vec![0u8; row_bytes];
+        let pack = |panel: usize, vectors: &mut [Vector], scales: &mut [Scales]| {
+            for eighth in 0..eights {
+                let row = |lane: usize| {
+                    let start = ((panel * eights + eighth) * LANES + lane) * row_bytes;
+                    bytes.get(start..start + row_bytes).unwrap_or(&missing)
+                };
+                let lanes = Lanes {
+                    rows: std::array::from_fn(row),
+                    place: Place {
+                        eights,
+                        eighth,
+                        halves: format == TensorFormat::F16,
+                    },
+                };
+                lanes.pack(&parts, isa, vectors, scales);
             }
         };
-        let vectors = packed.vectors.par_chunks_mut(stride.0).enumerate();
-        if stride.1 == 0 {
-            vectors.for_each(|panel| pack(panel, &mut []));
-        } else {
-            let scales = packed.scales.par_chunks_mut(stride.1);
-            vectors
-                .zip(scales)
-                .for_each(|(panel, scales)| pack(panel, scales));
-        }
+        // Neighbouring panels go to one thread, which reads and writes on and on.
+        let piece = (PIECE / (stride.0 * size_of::<Vector>())).max(1);
+        let mut rest = &mut packed.scales[..];
+        let pieces = packed.vectors.chunks_mut(piece * stride.0).enumerate();
+        let pieces = pieces.map(|(index, vectors)| {
+            let panels = vectors.len() / stride.0;
+            let (scales, tail) = std::mem::take(&mut rest).split_at_mut(panels * stride.1);
+            rest = tail;
+            (index * piece, vectors, scales)
+        });
+        let pieces = pieces.collect();
+        parallel::for_each(pieces, bytes.len(), |(first, vectors, mut scales)| {
+            for (index, vectors) in vectors.chunks_exact_mut(stride.0).enumerate() {
+                let (here, tail) = std::mem::take(&mut scales).split_at_mut(stride.1);
+                scales = tail;
+                pack(first + index, vectors, here);
+            }
+        });
         Ok(packed)
     }
 
@@ -257,31 +275,6 @@ impl Packed {
     }
 }
 
-impl Parts {
-    /// Spreads a stored row over its lane of a panel.
-    #[inline(always)]
-    fn pack_row(&self, row: &[u8], lane: Lane, vectors: &mut [Vector], scales: &mut [Scales]) {
-        let (eights, eighth, at) = (lane.eights, lane.lane / LANES, lane.lane % LANES);
-        let per_block = self.scales.len();
-        for (block, bytes) in row.chunks_exact(self.bytes).enumerate() {
-            for (i, &offset) in self.scales.iter().enumerate() {
-                let scale = u16::from_le_bytes([bytes[offset], bytes[offset + 1]]);
-                scales[(block * per_block + i) * eights + eighth][at] = scale;
-            }
-            let (words, _) = bytes[self.body.clone()].as_chunks::<4>();
-            let vectors = &mut vectors[block * words.len() * eights..][..words.len() * eights];
-            for (word, vectors) in words.iter().zip(vectors.chunks_exact_mut(eights)) {
-                vectors[eighth].0[4 * at..4 * at + 4].copy_from_slice(word);
-            }
-        }
-        // The last of an odd number of halves.
-        let rest = row.len() / self.bytes * self.bytes;
-        if let ([low, high], Some(last)) = (&row[rest..], vectors.rchunks_mut(eights).next()) {
-            last[eighth].0[4 * at..4 * at + 2].copy_from_slice(&[*low, *high]);
-        }
-    }
-}
-
 /// Where a row's words lie in a panel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lane {
@@ -297,7 +290,7 @@ impl Lane {
         &vector.0.as_chunks::<4>().0[self.lane % LANES]
     }
 
-    /// A word of this row where first ones and second ones lie apart, see [`split_pairs`].
+    /// A word of this row where first ones and second ones lie apart, see [`Place::halves`].
     pub(crate) fn pair(self, vectors: &[Vector], word: usize) -> [u8; 4] {
         let half = |index: usize| {
             let vector = &vectors[word * self.eights + index / (2 * LANES)];
@@ -310,21 +303,6 @@ impl Lane {
     /// An f16 of this row, as bits.
     pub(crate) fn scale(self, scales: &[Scales], index: usize) -> u16 {
         scales[index * self.eights + self.lane / LANES][self.lane % LANES]
-    }
-}
-
-/// From pairs of halves, one of each lane, to all first ones and then all second ones, which
-/// is how the instruction that widens them wants them.
-fn split_pairs(word: &mut [Vector]) {
-    let mut split = [0u8; 64];
-    let second = word.len() * 16;
-    let pairs = word.iter().flat_map(|vector| vector.0.as_chunks::<4>().0);
-    for (lane, pair) in pairs.enumerate() {
-        split[2 * lane..2 * lane + 2].copy_from_slice(&pair[..2]);
-        split[second + 2 * lane..second + 2 * lane + 2].copy_from_slice(&pair[2..]);
-    }
-    for (vector, split) in word.iter_mut().zip(split.as_chunks::<32>().0) {
-        vector.0 = *split;
     }
 }
 

@@ -148,7 +148,11 @@ fn a_row_does_not_depend_on_its_neighbours() {
             let x = &x[first * width..][..rows * width];
             let part = &product::multiply(&[&other, &matrix], x, rows)[1];
             let expected = &all[first * OUTPUTS..][..rows * OUTPUTS];
-            assert_eq!(bits(part), bits(expected), "{format} {isa:?} {first} {rows}");
+            assert_eq!(
+                bits(part),
+                bits(expected),
+                "{format} {isa:?} {first} {rows}"
+            );
         }
     }
 }
