@@ -1,27 +1,35 @@
 //! Element-wise functions the compiler can vectorise.
 
+/// 1.5 · 2^23: adding it rounds to an integer in the low mantissa bits.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+/// ln 2 in two parts, the first of few bits: its products with small integers are exact.
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+/// See [`LN2_HIGH`].
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Taylor coefficients of `e^r`, the highest power first.
+pub(crate) const TAYLOR: [f32; 8] = [
+    1.0 / 5040.0,
+    1.0 / 720.0,
+    1.0 / 120.0,
+    1.0 / 24.0,
+    1.0 / 6.0,
+    0.5,
+    1.0,
+    1.0,
+];
+
 /// `e^x` of each element, within 2e-7 relative; 0 below -87 (where f32 results would be
 /// denormal), infinite above 88.7.
 ///
-/// Splits `x = n ln 2 + r` with `|r| ≤ ln 2 / 2`, takes a degree-6 Taylor polynomial in
+/// Splits `x = n ln 2 + r` with `|r| ≤ ln 2 / 2`, takes a degree-7 Taylor polynomial in
 /// `r` and multiplies by `2^n` through the exponent bits.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    /// 1.5 · 2^23: adding it rounds to an integer in the low mantissa bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.0, 88.0);
     let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
-    let mut p = 1.0 / 720.0;
-    p = r.mul_add(p, 1.0 / 120.0);
-    p = r.mul_add(p, 1.0 / 24.0);
-    p = r.mul_add(p, 1.0 / 6.0);
-    p = r.mul_add(p, 0.5);
-    p = r.mul_add(p, 1.0);
-    p = r.mul_add(p, 1.0);
+    let p = TAYLOR[1..].iter().fold(TAYLOR[0], |p, c| r.mul_add(p, *c));
     let exponent = rounded
         .to_bits()
         .wrapping_sub(ROUND.to_bits())

@@ -1,61 +1,41 @@
 //! Keys and values in blocks, claimed once.
 //!
 //! One layer is `(blocks, kv_heads, …)`: what a head needs of a block is one stretch of
-//! memory. Within it values are `(block_size, head_dim)` and keys transposed,
-//! `(head_dim, block_size)`, so that both of attention's products run along memory without
-//! a sum across vector lanes.
+//! memory. Within it values are `(block_size, head_dim)` and keys transposed, in tiles of
+//! [`LANES`] of them, `(block_size / LANES, head_dim, LANES)`, so that both of attention's
+//! products run along memory without a sum across vector lanes.
 
+use costmark_kernels::attention::{Element, LANES};
+use costmark_kernels::linear::{Memory, Plain};
+use costmark_kernels::parallel;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{EngineError, Result};
 use crate::ops::KvShape;
-use costmark_kernels::parallel;
 
 /// How one value is stored.
-pub(crate) trait KvElement: Copy + Send + Sync + 'static {
-    const ZERO: Self;
-    fn from_f32(value: f32) -> Self;
-    fn load(source: &[Self], target: &mut [f32]);
-    fn store(source: &[f32], target: &mut [Self]) {
-        for (t, s) in target.iter_mut().zip(source) {
-            *t = Self::from_f32(*s);
-        }
-    }
+pub(crate) trait KvElement: Element + Plain {
+    /// Rounds to the nearest.
+    fn store(source: &[f32], target: &mut [Self]);
 }
 
 impl KvElement for f32 {
-    const ZERO: Self = 0.0;
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-    fn load(source: &[Self], target: &mut [f32]) {
+    fn store(source: &[f32], target: &mut [Self]) {
         target.copy_from_slice(source);
     }
 }
 
 impl KvElement for f16 {
-    const ZERO: Self = f16::ZERO;
-    fn from_f32(value: f32) -> Self {
-        f16::from_f32(value)
-    }
-    fn load(source: &[Self], target: &mut [f32]) {
-        source.convert_to_f32_slice(target);
-    }
     fn store(source: &[f32], target: &mut [Self]) {
         target.convert_from_f32_slice(source);
     }
 }
 
 impl KvElement for bf16 {
-    const ZERO: Self = bf16::ZERO;
-    fn from_f32(value: f32) -> Self {
-        bf16::from_f32(value)
-    }
-    fn load(source: &[Self], target: &mut [f32]) {
+    fn store(source: &[f32], target: &mut [Self]) {
         for (t, s) in target.iter_mut().zip(source) {
-            // The upper half of an f32; unlike `to_f32` without a branch for NaNs.
-            *t = f32::from_bits(u32::from(s.to_bits()) << 16);
+            *t = bf16::from_f32(*s);
         }
     }
 }
@@ -69,8 +49,8 @@ pub(crate) struct KvCache<T> {
 }
 
 struct Layer<T> {
-    keys: Vec<T>,
-    values: Vec<T>,
+    keys: Memory<T>,
+    values: Memory<T>,
 }
 
 impl<T: KvElement> KvCache<T> {
@@ -117,13 +97,16 @@ impl<T: KvElement> KvCache<T> {
         }
         parallel::for_each(pieces, k.len(), |(tokens, keys, values)| {
             let heads = keys.chunks_exact_mut(len).zip(values.chunks_exact_mut(len));
+            let mut key = vec![T::ZERO; dim];
             for (head, (keys, values)) in heads.enumerate() {
                 for &(slot, token) in tokens {
                     let offset = slot % size;
                     let source = (token * self.kv_heads + head) * dim..;
-                    let k = &k[source.clone()][..dim];
-                    for (row, &value) in keys.chunks_exact_mut(size).zip(k) {
-                        row[offset] = T::from_f32(value);
+                    T::store(&k[source.clone()][..dim], &mut key);
+                    let (tile, lane) = (offset / LANES * LANES * dim, offset % LANES);
+                    let (tile, _) = keys[tile..][..LANES * dim].as_chunks_mut::<LANES>();
+                    for (vector, value) in tile.iter_mut().zip(&key) {
+                        vector[lane] = *value;
                     }
                     T::store(&v[source][..dim], &mut values[offset * dim..][..dim]);
                 }
@@ -131,7 +114,7 @@ impl<T: KvElement> KvCache<T> {
         });
     }
 
-    /// A head's keys in a block, `(head_dim, block_size)`.
+    /// A head's keys in a block, `(block_size / LANES, head_dim, LANES)`.
     pub(crate) fn keys(&self, layer: usize, block: u32, head: usize) -> &[T] {
         &self.layers[layer].keys[self.tile(block, head)]
     }
@@ -155,15 +138,13 @@ fn split_off<'a, T>(rest: &mut &'a mut [T], range: std::ops::Range<usize>) -> &'
     &mut head[range.start..]
 }
 
-fn claim<T: KvElement>(len: usize) -> Result<Vec<T>> {
-    let mut memory: Vec<T> = Vec::new();
-    memory.try_reserve_exact(len).map_err(|_| {
+fn claim<T: KvElement>(len: usize) -> Result<Memory<T>> {
+    let mut memory = Memory::zeroed(len).map_err(|_| {
         EngineError::Option(format!(
             "--kv-budget: the system refuses {} bytes for the KV cache: lower the budget",
             len * size_of::<T>()
         ))
     })?;
-    memory.resize(len, T::ZERO);
     // Zeroed memory may be a promise only; a write the compiler cannot see through keeps it.
     let chunks = memory
         .chunks_mut((len / (parallel::threads() * 8)).max(1))
