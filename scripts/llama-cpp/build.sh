@@ -20,6 +20,12 @@ if [ ! -d "$source" ]; then
         --dest "$cache" "llama-cpp-python==$version"
     tar -xzf "$cache/llama_cpp_python-$version.tar.gz" -C "$cache"
 fi
+# GCC 12 believes that ldtilecfg reads eight bytes and leaves out what sets the others, so that the
+# AMX products die of an illegal instruction. This says that all of them are read.
+amx=$source/vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp
+if ! grep -q '"+m"(tc)' "$amx"; then
+    sed -i 's/^    _tile_loadconfig(&tc);/    __asm__ volatile("" : "+m"(tc));\n&/' "$amx"
+fi
 build=$cache/build-$version
 
 # Builds with native flags what is not there yet. The server comes without its page for browsers,
