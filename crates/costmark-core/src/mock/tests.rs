@@ -94,7 +94,7 @@ fn collect(
                 open.entry(run.request).or_default().extend(run.span);
                 continue;
             }
-            Event::Sent { .. } | Event::Step(_) => continue,
+            Event::Sent { .. } | Event::Step(_) | Event::Logprobs(_) => continue,
             Event::Finished {
                 request,
                 at_ns,
