@@ -9,12 +9,12 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
 import aiperf as aiperf_client
+import processes
 from processes import Server, figures, run_costmark
 
 ENGINE, SERVE, LLAMA = "engine, in process", "costmark serve", "llama-server"
@@ -54,7 +54,7 @@ def servers(args, number):
 def served(args, number):
     """`costmark serve` and the engine, on the default model."""
     limits = ["--max-context", 128, "--max-sequences", 16]
-    asked = load([16], 48, 32, 32, "--seed", number)
+    asked = load([16], 32, 16, 32, "--seed", number)
     found = {}
 
     def behind_http():
@@ -153,7 +153,7 @@ def table_servers(rounds):
 
 def table_served(rounds):
     lines = ["## What serving costs", "",
-             "Random Q8_0 weights of the Qwen3-0.6B shape, 32 prompt and 32 output tokens per "
+             "Random Q8_0 weights of the Qwen3-0.6B shape, 16 prompt and 32 output tokens per "
              "request, 16 streams; client, server and engine share the machine.", "",
              *rows(rounds, COLUMNS[:3])]
     key = f"{SERVE}|16", f"{ENGINE}|16"
@@ -233,12 +233,6 @@ def page(all_rounds):
     return "\n".join(lines), holds
 
 
-def revision(root):
-    head = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"],
-                          capture_output=True, text=True)
-    return head.stdout.strip() or "unknown"
-
-
 def main():
     parser = argparse.ArgumentParser()
     for name in ["root", "model", "costmark", "llama-server", "aiperf"]:
@@ -255,11 +249,12 @@ def main():
     for number in range(args.rounds):
         for part in args.parts:
             before = sum(1 for r in kept if r["part"] == part)
+            at = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
+            measured = PARTS[part](args, before)
             record = {
-                "part": part, "at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}",
-                "machine": machine(), "revision": revision(args.root),
-                "command": f"{command} -r {args.rounds}",
-                "figures": PARTS[part](args, before),
+                "part": part, "at": at, "machine": machine(),
+                "revision": processes.revisions[-1], "command": f"{command} -r {args.rounds}",
+                "figures": measured,
             }
             kept.append(record)
             if file:

@@ -11,6 +11,8 @@ import urllib.error
 import urllib.request
 
 PATIENCE_S = 120
+# Revisions of the costmark programs that were run, as their results state them.
+revisions = []
 
 
 class Server:
@@ -66,7 +68,11 @@ def run_costmark(costmark, arguments):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-        return json.loads(pathlib.Path(folder, "run/run.json").read_text())
+        document = json.loads(pathlib.Path(folder, "run/run.json").read_text())
+    tool = document["tool"]
+    revisions.append(f"{tool['git_revision']}{'-dirty' if tool['git_dirty'] else ''}, "
+                     f"{tool['build_profile']}")
+    return document
 
 
 def figures(document):
