@@ -15,9 +15,9 @@ use costmark_core::{
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
+use crate::device;
 use crate::engine::EngineCore;
 use crate::error::{EngineError, Result};
-use crate::ops::parallel;
 use crate::options::EngineOptions;
 use crate::weights::WeightSource;
 
@@ -249,7 +249,7 @@ fn info(core: &EngineCore, description: ModelDescription, options: &EngineOption
         synthetic: description.synthetic,
         weight_dtype: decoder.weight_dtype(),
         kv_dtype: options.kv_dtype.name().into(),
-        device: format!("cpu ({} threads)", parallel::threads()),
+        device: device::name(decoder.device()),
         software: concat!("costmark engine ", env!("CARGO_PKG_VERSION")).into(),
         shape: Some(decoder.config().shape),
         work: Some(*core.work()),

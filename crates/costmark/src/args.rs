@@ -12,6 +12,7 @@ mod workload;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use costmark_engine::DeviceChoice;
 
 pub(crate) use endpoint::{ApiArg, EndpointArgs};
 pub(crate) use load::{LoadArgs, WarmupArg};
@@ -155,6 +156,15 @@ pub(crate) enum DeviceArg {
     Cuda(usize),
 }
 
+impl From<DeviceArg> for DeviceChoice {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Cuda(n) => Self::Cuda(n),
+        }
+    }
+}
+
 /// The model and how it is held in memory.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
@@ -181,7 +191,7 @@ pub(crate) struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArgs {
-    /// Where to run: cpu, cuda or cuda:N
+    /// Where to run: cpu, cuda or cuda:N, an NVIDIA GPU (needs a build with CUDA)
     #[arg(long, default_value = "cpu", value_parser = units::device)]
     pub(crate) device: DeviceArg,
     /// What serves

@@ -6,7 +6,7 @@ use costmark_core::{BackendKind, MonotonicClock};
 use costmark_probe::Machine;
 use costmark_report::{RunFolder, Status, render_for};
 
-use crate::args::RunArgs;
+use crate::args::{DeviceArg, RunArgs};
 use crate::environment::Watch;
 use crate::failure::{Failure, Result};
 use crate::measure::{Measurement, tool};
@@ -103,7 +103,8 @@ fn prepare(
 ) -> Result<Prepared<'_>> {
     let mut models = Models::open(plan, clock, progress)?;
     let first = models.start(first)?;
-    let is_here = !matches!(plan.engine.backend, BackendKind::Mock | BackendKind::Http);
+    let is_here = !matches!(plan.engine.backend, BackendKind::Mock | BackendKind::Http)
+        && plan.engine.device == DeviceArg::Cpu;
     let stage = is_here.then(|| progress.stage("Measuring memory bandwidth and arithmetic"));
     let watch = Watch::begin(machine, plan.engine.threads, clock, is_here)?;
     drop(stage);
