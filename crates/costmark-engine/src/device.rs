@@ -58,16 +58,56 @@ pub fn gpu_memory_bytes(device: &Device) -> Option<u64> {
     }
 }
 
+/// What a GPU calls itself, e.g. `NVIDIA H200`; `None` for the CPU.
+#[must_use]
+pub fn gpu_name(device: &Device) -> Option<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => cuda.cuda_stream().context().name().ok(),
+        _ => None,
+    }
+}
+
+/// A GPU's own number, the same for every program, as NVIDIA's tools print it: `GPU-` and 32
+/// hexadecimal digits in groups. `None` for the CPU.
+#[must_use]
+pub fn gpu_uuid(device: &Device) -> Option<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let uuid = cuda.cuda_stream().context().uuid().ok()?;
+            Some(uuid_text(uuid.bytes.map(|byte| byte as u8)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(any(feature = "cuda", test))]
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let hex = |range: std::ops::Range<usize>| -> String {
+        bytes[range]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    };
+    format!(
+        "GPU-{}-{}-{}-{}-{}",
+        hex(0..4),
+        hex(4..6),
+        hex(6..8),
+        hex(8..10),
+        hex(10..16)
+    )
+}
+
 /// For results: `cpu (8 threads)`, `cuda:0 (NVIDIA H200)`.
 #[must_use]
 pub fn name(device: &Device) -> String {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => {
-            let stream = cuda.cuda_stream();
-            let context = stream.context();
-            let name = context.name().unwrap_or_else(|_| "unknown".into());
-            format!("cuda:{} ({name})", context.ordinal())
+            let name = gpu_name(device).unwrap_or_else(|| "unknown".into());
+            format!("cuda:{} ({name})", cuda.cuda_stream().context().ordinal())
         }
         _ => format!("cpu ({} threads)", parallel::threads()),
     }
@@ -83,7 +123,7 @@ fn wrong(ordinal: usize, message: &str) -> EngineError {
 fn check_cuda(ordinal: usize) -> Result<()> {
     Err(wrong(
         ordinal,
-        "this costmark was built for CPUs only: build one for GPUs with `scripts/cuda-toolkit \
+        "this costmark was built without CUDA: build one for GPUs with `scripts/cuda-toolkit \
          cargo build --release --features cuda`",
     ))
 }
@@ -282,26 +322,41 @@ mod driver {
     /// Lets the driver keep memory that was freed for the next step, instead of giving it back
     /// to the system whenever the stream is waited for.
     fn keep_freed(device: &CudaDevice) {
-        let stream = device.cuda_stream();
+        let Some(pool) = pool(device) else {
+            return;
+        };
         let mut threshold = u64::MAX;
-        let mut pool = std::ptr::null_mut();
-        // SAFETY: the pool is the driver's own, the value is a u64 as this attribute's is. A
-        // driver without pools says so, and nothing is lost but time.
+        // SAFETY: the pool is the driver's own, the value is a u64 as this attribute's is. Where
+        // it is refused, nothing is lost but time.
         unsafe {
-            let found = sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device());
-            if found == sys::CUresult::CUDA_SUCCESS {
-                sys::cuMemPoolSetAttribute(
-                    pool,
-                    sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-                    (&raw mut threshold).cast(),
-                );
-            }
+            sys::cuMemPoolSetAttribute(
+                pool,
+                sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+                (&raw mut threshold).cast(),
+            );
         }
     }
 
-    /// Free and all bytes of the GPU.
+    /// Where the driver keeps memory that was freed; `None` where it keeps none.
+    fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
+        let mut pool = std::ptr::null_mut();
+        let gpu = device.cuda_stream().context().cu_device();
+        // SAFETY: writes one pointer.
+        let found = unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, gpu) };
+        (found == sys::CUresult::CUDA_SUCCESS).then_some(pool)
+    }
+
+    /// Free and all bytes of the GPU. Waits for it, and lets go of what it keeps: memory of a
+    /// model that was dropped is free.
     pub(super) fn memory(device: &CudaDevice) -> Option<(u64, u64)> {
-        let (free, total) = device.cuda_stream().context().mem_get_info().ok()?;
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        context.synchronize().ok()?;
+        if let Some(pool) = pool(device) {
+            // SAFETY: the pool is the driver's own; only what nobody uses is let go.
+            unsafe { sys::cuMemPoolTrimTo(pool, 0) };
+        }
+        let (free, total) = context.mem_get_info().ok()?;
         Some((free as u64, total as u64))
     }
 }
@@ -401,6 +456,12 @@ mod tests {
                 assert!(message.contains(part), "{message}");
             }
         }
+    }
+
+    #[test]
+    fn a_uuid_is_written_as_nvidias_tools_do() {
+        let bytes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255];
+        assert_eq!(uuid_text(bytes), "GPU-00010203-0405-0607-0809-0a0b0c0d0eff");
     }
 
     #[cfg(not(feature = "cuda"))]

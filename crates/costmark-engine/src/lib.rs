@@ -17,6 +17,7 @@ pub mod decoder;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod gpu_peaks;
 pub mod hub;
 pub mod info;
 mod kv;

@@ -8,16 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// `HEAD_DIM`, `KV_BF16`, `ACT`: every head size, both cache types and all three activations.
-const KINDS: [(u32, u32, u32); 7] = [
-    (16, 1, 0),
-    (64, 0, 0),
-    (80, 1, 2),
-    (96, 0, 1),
-    (112, 0, 0),
-    (128, 1, 2),
-    (256, 0, 2),
-];
+/// `HEAD_DIM`, `KV_BF16`, `ACT`: every way a head is cut up, both cache types and all three
+/// activations.
+const KINDS: [(u32, u32, u32); 5] = [(16, 1, 0), (64, 0, 0), (80, 1, 2), (96, 0, 1), (256, 0, 2)];
 
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/cuda/kernels")
@@ -69,9 +62,9 @@ fn emulated_kernels_agree_with_plain_loops() {
             .arg("-o")
             .arg(&program)
             .arg(kernels().join("check.cpp")));
-        let told = run(Command::new(&program).arg("4"));
+        let told = run(Command::new(&program).arg("3"));
         assert!(
-            told.lines().count() == 7 && told.contains("attend_decode: 4 random cases agree"),
+            told.lines().count() == 7 && told.contains("attend_decode: 3 random cases agree"),
             "{kind:?}: {told}"
         );
     }

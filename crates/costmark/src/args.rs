@@ -191,7 +191,7 @@ pub(crate) struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArgs {
-    /// Where to run: cpu, cuda or cuda:N, an NVIDIA GPU (needs a build with CUDA)
+    /// Where to run: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = units::device)]
     pub(crate) device: DeviceArg,
     /// What serves

@@ -357,6 +357,7 @@ mod tests {
                 "prepare",
                 "greatest",
                 "random_weights",
+                "read_all",
             ] {
                 assert!(ptx.contains(&format!(".entry {name}(")), "{name}");
             }
@@ -405,5 +406,6 @@ mod tests {
         );
         assert_eq!(parameters("greatest"), ".u64 .u64 .u32");
         assert_eq!(parameters("random_weights"), ".u64 .u64 .u64 .f32");
+        assert_eq!(parameters("read_all"), ".u64 .u64 .u64");
     }
 }

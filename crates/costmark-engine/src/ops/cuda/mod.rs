@@ -4,6 +4,7 @@
 //! of them is of the weights' own type, which spares two conversions per product.
 
 mod kernels;
+pub(crate) mod peaks;
 mod random;
 mod step;
 

@@ -9,7 +9,7 @@ use super::pointer;
 use crate::error::Result;
 
 /// The part of the kernels' text that does not depend on a head size.
-const SOURCE: &str = concat!(
+pub(super) const SOURCE: &str = concat!(
     include_str!("kernels/numbers.cuh"),
     include_str!("kernels/steps.cu")
 );

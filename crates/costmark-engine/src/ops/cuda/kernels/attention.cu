@@ -42,9 +42,6 @@ struct Rows {
     float sum[2];  // of this lane's keys until finish()
 };
 
-struct alignas(16) Words4 { u32 x, y, z, w; };
-struct alignas(8) Words2 { u32 x, y; };
-
 DEVICE int group_of(const Shape& shape) { return shape.heads / shape.kv_heads; }
 
 // Queries of rows `first` to `first + 15`, those from `rows` on as zeros.

@@ -16,6 +16,10 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// What one load brings.
+struct alignas(16) Words4 { u32 x, y, z, w; };
+struct alignas(8) Words2 { u32 x, y; };
+
 #ifndef EMULATED
 #define DEVICE static __device__ __forceinline__
 
