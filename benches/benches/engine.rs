@@ -49,6 +49,7 @@ fn add(engine: &mut EngineCore, id: u64, prompt: u32, max_tokens: u32) {
         max_tokens,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     };
     engine.add_request(&request).expect("within the limits");
 }

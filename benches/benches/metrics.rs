@@ -29,6 +29,7 @@ fn records() -> Vec<RequestRecord> {
             *slot = at_ns;
             RequestRecord {
                 id,
+                turn: None,
                 scheduled_ns,
                 sent_ns: scheduled_ns + 20_000,
                 token_ns,

@@ -122,6 +122,9 @@ pub enum Event {
         /// When.
         at_ns: u64,
     },
+    /// How likely the one token was that the next [`Tokens`](Self::Tokens) of its request
+    /// brings. Only where the request asked for it.
+    Logprobs(Box<TokenLogprobs>),
     /// Output tokens arrived.
     Tokens(TokenEvent),
     /// Single output tokens arrived one after another, equally spaced, and are told together
@@ -162,6 +165,21 @@ pub struct TokenEvent {
     pub tokens: u32,
     /// The id of the token, where known and only one arrived.
     pub token_id: Option<u32>,
+}
+
+/// Natural logarithms of the probabilities the model gave before one token was chosen: of the
+/// softmax of the logits as they are, before temperature, top-k and top-p.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// Which request.
+    pub request: RequestId,
+    /// The token that was chosen.
+    pub token_id: u32,
+    /// How likely it was.
+    pub logprob: f32,
+    /// As many of the likeliest `(token id, log-probability)` as were asked for and exist, the
+    /// likeliest first, of equal ones the lower id.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Equally spaced single tokens of one request.

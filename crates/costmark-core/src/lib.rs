@@ -17,7 +17,8 @@ pub mod token_times;
 pub mod work;
 
 pub use backend::{
-    Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, TokenRun, Usage,
+    Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, TokenLogprobs, TokenRun,
+    Usage,
 };
 pub use clock::{Clock, MonotonicClock};
 pub use interval::Interval;

@@ -40,6 +40,10 @@ pub struct Request {
     pub ignore_eos: bool,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Tell the log-probability of each token and of this many likeliest ones
+    /// ([`TokenLogprobs`](crate::TokenLogprobs)). `None` tells none and costs nothing; a backend
+    /// without a distribution tells none whatever is asked.
+    pub logprobs: Option<u32>,
 }
 
 /// Why a request stopped producing tokens.
@@ -116,6 +120,8 @@ pub enum Outcome {
 pub struct RequestRecord {
     /// Unique within the run.
     pub id: RequestId,
+    /// Which turn of its conversation it is, from 1; `None` of a request that stands alone.
+    pub turn: Option<u32>,
     /// When the arrival process wanted it sent.
     pub scheduled_ns: u64,
     /// When it was handed to the backend.

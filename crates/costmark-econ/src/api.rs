@@ -141,6 +141,24 @@ impl ListPrice {
         caveats
     }
 
+    /// Whether this is the price of `model`, as far as names tell: letters and digits after the
+    /// last slash, upper or lower case.
+    #[must_use]
+    pub fn is_of(&self, model: &str) -> bool {
+        let plain = |name: &str| -> String {
+            let name = name
+                .trim_end_matches('/')
+                .rsplit('/')
+                .next()
+                .unwrap_or(name);
+            name.chars()
+                .filter(char::is_ascii_alphanumeric)
+                .map(|c| c.to_ascii_lowercase())
+                .collect()
+        };
+        plain(&self.model) == plain(model)
+    }
+
     fn problem(&self) -> Option<String> {
         let long = self.long_context;
         let prices = [

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
     /// The file could not be read.
-    #[error("cannot read the price book {file}: {source}. Check the path and its permissions")]
+    #[error("cannot read {file}: {source}. Check the path and its permissions")]
     Read {
         /// The file.
         file: String,

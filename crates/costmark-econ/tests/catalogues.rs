@@ -199,6 +199,15 @@ fn list_prices_that_come_along() {
     assert_eq!(books.prices().count(), 80);
     let found = books.find("deepinfra/qwen/qwen3-32b").unwrap();
     assert_eq!((found.input, found.output), (0.08, 0.28));
+    for (model, is) in [
+        ("qwen3-32b", true),
+        ("Qwen/Qwen3-32B", true),
+        ("models/Qwen3_32B/", true),
+        ("qwen3-0.6b", false),
+        ("qwen3-32b-base", false),
+    ] {
+        assert_eq!(found.is_of(model), is, "{model}");
+    }
     assert_eq!(
         books.find("deepinfra/gpt-oss-20b").unwrap().output,
         0.14,

@@ -21,6 +21,7 @@ fn main() -> Result<()> {
         max_tokens: tokens.parse().map_err(|_| usage())?,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     };
     let mut checkpoint = Checkpoint::open(&OpenOptions::new(path.as_str()))?;
     let decoder = Decoder::load(&checkpoint.config, checkpoint.weights.as_mut())?;

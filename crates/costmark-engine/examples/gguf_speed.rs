@@ -39,6 +39,7 @@ fn serve(
             max_tokens: output,
             ignore_eos: true,
             sampling: Sampling::Greedy,
+            logprobs: None,
         };
         engine
             .add_request(&request)

@@ -172,6 +172,7 @@ fn main() -> Result<()> {
                 max_tokens: output,
                 ignore_eos: true,
                 sampling: Sampling::Greedy,
+                logprobs: None,
             };
             // A request that does not fit shows as a case without steps.
             let _ = engine.add_request(&request);

@@ -12,6 +12,7 @@ fn request(id: u64, max_tokens: u32) -> Request {
         max_tokens,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     }
 }
 
@@ -60,6 +61,7 @@ fn events_come_in_order_with_the_instants_of_their_step() {
             Event::Failed { error, .. } => panic!("{error}"),
             Event::Sent { .. } => panic!("sent when submitted"),
             Event::TokenRun(_) => unreachable!("the engine tells every token"),
+            Event::Logprobs(_) => panic!("they were not asked for"),
         }
     }
     assert_eq!(tokens, [5, 3]);

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 use costmark_core::{
     Clock, ErrorClass, Event, FinishReason, ModelWork, MonotonicClock, Request, RequestError,
-    RequestId, StepPart, StepRecord, TokenEvent, Usage,
+    RequestId, StepPart, StepRecord, TokenEvent, TokenLogprobs, Usage,
 };
 
 use crate::batch::StepBatch;
 use crate::decoder::Decoder;
 use crate::error::{EngineError, Result};
+use crate::logprobs;
 use crate::memory;
 use crate::ops::cpu::{CpuOps, Values};
 #[cfg(feature = "cuda")]
@@ -44,6 +45,15 @@ struct Active {
     sampler: Sampler,
     max_tokens: usize,
     ignore_eos: bool,
+    /// Likeliest tokens to tell with each token, where its log-probability was asked for.
+    logprobs: Option<u32>,
+}
+
+/// The token chosen for a chunk.
+struct Choice {
+    token: u32,
+    /// Boxed, since most have none.
+    logprobs: Option<Box<TokenLogprobs>>,
 }
 
 impl EngineCore {
@@ -155,6 +165,7 @@ impl EngineCore {
                 sampler,
                 max_tokens: request.max_tokens as usize,
                 ignore_eos: request.ignore_eos,
+                logprobs: request.logprobs,
             },
         );
         self.scheduler.add(Sequence::new(request));
@@ -277,11 +288,13 @@ impl EngineCore {
         &self,
         chunks: impl Iterator<Item = &'a Chunk>,
         logits: &Tensor,
-    ) -> Result<Option<Vec<Choice>>> {
+    ) -> Result<Option<Vec<Chosen>>> {
         let chunks: Vec<&Chunk> = chunks.collect();
         let is_greedy = |chunk: &&Chunk| {
             let active = self.requests.get(&chunk.id);
-            active.is_some_and(|active| matches!(active.sampler, Sampler::Greedy))
+            active.is_some_and(|active| {
+                matches!(active.sampler, Sampler::Greedy) && active.logprobs.is_none()
+            })
         };
         if self.observer.is_some() || !chunks.iter().all(is_greedy) {
             return Ok(None);
@@ -291,7 +304,10 @@ impl EngineCore {
         };
         let choices = chunks.into_iter().zip(greatest).map(|(chunk, greatest)| {
             let choice = match greatest.not_finite {
-                None => Ok(greatest.id),
+                None => Ok(Choice {
+                    token: greatest.id,
+                    logprobs: None,
+                }),
                 Some(token_id) => Err(not_finite(NonFinite { token_id }, chunk)),
             };
             (chunk.id, choice)
@@ -304,7 +320,7 @@ impl EngineCore {
         &mut self,
         chunks: impl Iterator<Item = &'a Chunk>,
         logits: &[f32],
-    ) -> Vec<Choice> {
+    ) -> Vec<Chosen> {
         let vocab = self.decoder.config().shape.vocab_size as usize;
         let rows = chunks.zip(logits.chunks_exact(vocab));
         let mut chosen = Vec::new();
@@ -316,8 +332,15 @@ impl EngineCore {
                 let sequence = self.scheduler.sequence(chunk.id);
                 observer(chunk.id, sequence.map_or(0, Sequence::output_tokens), row);
             }
-            let choice = active.sampler.sample(row);
-            chosen.push((chunk.id, choice.map_err(|error| not_finite(error, chunk))));
+            let sampled = active.sampler.sample(row);
+            let sampled = sampled.map_err(|error| not_finite(error, chunk));
+            let choice = sampled.map(|token| Choice {
+                token,
+                logprobs: active
+                    .logprobs
+                    .map(|top| Box::new(logprobs::of(chunk.id, token, row, top))),
+            });
+            chosen.push((chunk.id, choice));
         }
         chosen
     }
@@ -325,12 +348,12 @@ impl EngineCore {
     fn deliver(
         &mut self,
         id: RequestId,
-        choice: Result<u32, RequestError>,
+        choice: Result<Choice, RequestError>,
         at_ns: u64,
         events: &mut Vec<Event>,
     ) {
-        let token = match choice {
-            Ok(token) => token,
+        let Choice { token, logprobs } = match choice {
+            Ok(choice) => choice,
             Err(error) => {
                 self.requests.remove(&id);
                 self.scheduler.remove(id);
@@ -343,6 +366,7 @@ impl EngineCore {
             }
         };
         self.scheduler.push_token(id, token);
+        events.extend(logprobs.map(Event::Logprobs));
         events.push(Event::Tokens(TokenEvent {
             request: id,
             at_ns,
@@ -380,8 +404,8 @@ impl EngineCore {
     }
 }
 
-/// A request's next token.
-type Choice = (RequestId, Result<u32, RequestError>);
+/// A request and its next token.
+type Chosen = (RequestId, Result<Choice, RequestError>);
 
 fn not_finite(error: NonFinite, chunk: &Chunk) -> RequestError {
     RequestError {

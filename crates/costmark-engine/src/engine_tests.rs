@@ -15,6 +15,7 @@ fn request(id: u64, prompt: Vec<u32>, max_tokens: u32) -> Request {
         max_tokens,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     }
 }
 
@@ -48,6 +49,7 @@ struct Seen {
     tokens: BTreeMap<u64, Vec<u32>>,
     usage: BTreeMap<u64, (FinishReason, Usage)>,
     failed: BTreeMap<u64, RequestError>,
+    logprobs: BTreeMap<u64, Vec<TokenLogprobs>>,
     steps: Vec<StepRecord>,
 }
 
@@ -79,6 +81,9 @@ fn drain(engine: &mut EngineCore) -> Seen {
                 Event::Step(step) => seen.steps.push(step),
                 Event::Sent { .. } => panic!("sent when submitted"),
                 Event::TokenRun(_) => unreachable!("the engine tells every token"),
+                Event::Logprobs(told) => {
+                    seen.logprobs.entry(told.request).or_default().push(*told);
+                }
             }
         }
     }
@@ -220,6 +225,55 @@ fn half_precision_caches_stay_close() {
         let off = off.fold(0f32, f32::max) / scale;
         assert!(off > 0.0 && off < tolerance, "{dtype:?}: {off}");
     }
+}
+
+/// Greedy or drawn, alone or beside others: they are those of the logits as they were.
+#[test]
+fn log_probabilities_are_told_to_who_asks() {
+    let mut engine = engine(Family::Qwen3, &options());
+    let rows = Arc::new(Mutex::new(BTreeMap::new()));
+    let sink = Arc::clone(&rows);
+    engine.observe_logits(Box::new(move |id, index, row| {
+        sink.lock().unwrap().insert((id, index), row.to_vec());
+    }));
+    let drawn = Sampling::Random {
+        temperature: 2.5,
+        top_p: 0.9,
+        top_k: 50,
+        seed: 4,
+    };
+    let asked = [
+        (Sampling::Greedy, Some(3)),
+        (drawn, Some(0)),
+        (drawn, Some(1000)),
+        (Sampling::Greedy, None),
+    ];
+    for (id, (sampling, logprobs)) in (0u64..).zip(asked) {
+        let mut request = request(id, prompts()[id as usize].clone(), 6);
+        (request.sampling, request.logprobs) = (sampling, logprobs);
+        engine.add_request(&request).unwrap();
+    }
+    let seen = drain(&mut engine);
+    assert_eq!(seen.logprobs.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    let rows = rows.lock().unwrap();
+    for (id, told) in &seen.logprobs {
+        let ids: Vec<u32> = told.iter().map(|t| t.token_id).collect();
+        assert_eq!(ids, seen.tokens[id]);
+        for (index, told) in told.iter().enumerate() {
+            let row = &rows[&(*id, index)];
+            let sum: f64 = row.iter().map(|&l| f64::from(l).exp()).sum();
+            let is_of = |id: u32, logprob: f32| {
+                let exact = f64::from(row[id as usize]) - sum.ln();
+                (f64::from(logprob) - exact).abs() < 1e-5
+            };
+            assert!(is_of(told.token_id, told.logprob));
+            assert_eq!(told.top.len(), [3, 0, 97][*id as usize], "of 97 there are");
+            assert!(told.top.iter().all(|&(id, logprob)| is_of(id, logprob)));
+            assert!(told.top.windows(2).all(|two| two[0].1 >= two[1].1));
+        }
+    }
+    let greedy = &seen.logprobs[&0];
+    assert!(greedy.iter().all(|t| t.top[0] == (t.token_id, t.logprob)));
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub mod info;
 mod kv;
 pub mod linear;
 pub mod lockstep;
+mod logprobs;
 pub mod memory;
 pub mod ops;
 pub mod options;

@@ -10,6 +10,7 @@
 //! No engine and no tokenizer is known here: what needs one is handed in ([`PromptText`]).
 
 mod client;
+mod listen;
 pub mod scripted;
 pub mod serve;
 mod sse;

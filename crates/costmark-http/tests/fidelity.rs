@@ -198,6 +198,56 @@ fn without_the_servers_counts_a_tokenizer_counts() {
 }
 
 #[test]
+fn a_server_that_stops_early_is_found_out() {
+    let server = server(|_| {
+        let stop = r#"{"choices":[{"text":"b","finish_reason":"stop"}]}"#;
+        let first = event(r#"{"choices":[{"text":"a"}]}"#);
+        ended(Script::stream().then(first).then(event(stop)))
+    });
+    let mut backend = connect(&server);
+    let lengths = "exact lengths by max_tokens, ignore_eos, min_tokens";
+    assert!(backend.info().notes[0].contains(lengths));
+    let mut free = request(0, 6);
+    free.ignore_eos = false;
+    for (request, early) in [(free, false), (request(1, 2), false), (request(2, 6), true)] {
+        let fate = drive(&mut backend, request);
+        assert_eq!(fate.finished.unwrap().0, FinishReason::Stop);
+        let notes = backend.info().notes.join("\n");
+        assert_eq!(notes.contains("stopped before the exact length"), early);
+    }
+}
+
+#[test]
+fn a_server_that_miscounts_is_found_out() {
+    for (told, lies) in [(6, false), (7, false), (12, true)] {
+        let server = server(move |_| {
+            let mut script = Script::stream();
+            for _ in 0..6 {
+                script = script.then(event(r#"{"choices":[{"text":"a"}]}"#));
+            }
+            let last = r#"{"choices":[{"text":"","finish_reason":"length"}]}"#;
+            let usage = format!(
+                r#"{{"choices":[],"usage":{{"prompt_tokens":8,"completion_tokens":{told}}}}}"#
+            );
+            ended(script.then(event(last)).then(event(&usage)))
+        });
+        let mut options = options(&server.url());
+        options.text = Some(Arc::new(Letters));
+        let mut backend = HttpBackend::connect(options, MonotonicClock::start()).unwrap();
+        // Counted on another thread: some answers later the notes must have it.
+        let warned = (0..200).any(|id| {
+            let fate = drive(&mut backend, request(id, 6));
+            assert_eq!(fate.failed, None);
+            assert_eq!(fate.finished.unwrap().1.output_tokens, told.max(6));
+            std::thread::sleep(if lies { MS } else { MS / 10 });
+            let notes = backend.info().notes.join("\n");
+            notes.contains("WARNING: the server's token counts and those of --tokenizer disagree")
+        });
+        assert_eq!(warned, lies, "{told} told for six letters");
+    }
+}
+
+#[test]
 fn without_streaming_only_the_end_is_seen() {
     let server = Scripted::start(None, |r: &Received| {
         if r.method == "GET" {

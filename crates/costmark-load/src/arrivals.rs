@@ -12,6 +12,8 @@ pub struct Arrival {
     /// Share of its output, 0 ≤ share < 1, that it should start with as already produced.
     /// Only heeded during warm-up.
     pub elapsed: f64,
+    /// Which turn of its conversation it is, from 1; `None` of a request that stands alone.
+    pub turn: Option<u32>,
 }
 
 /// A request that ended.
@@ -92,6 +94,7 @@ impl Slots {
             .map(|k| Arrival {
                 scheduled_ns: now_ns,
                 elapsed: (f64::from(k) + 0.5) / f64::from(concurrency),
+                turn: None,
             })
             .collect();
         Self { free, concurrency }
@@ -111,6 +114,7 @@ impl Arrivals for Slots {
         self.free.push_back(Arrival {
             scheduled_ns: at_ns,
             elapsed: 0.0,
+            turn: None,
         });
     }
 

@@ -243,8 +243,7 @@ impl<'a> Driver<'a> {
         self.phases.on_sent(arrival.scheduled_ns);
         self.arrivals.on_sent(request.id);
         let sent_ns = self.backend.now_ns();
-        self.in_flight
-            .insert(phase, arrival.scheduled_ns, sent_ns, &request);
+        self.in_flight.insert(phase, &arrival, sent_ns, &request);
         Ok(self.backend.submit(request)?)
     }
 
@@ -297,6 +296,8 @@ impl<'a> Driver<'a> {
     fn on_event(&mut self, event: Event) -> Result<(), UnitError> {
         match event {
             Event::Sent { request, at_ns } => self.in_flight.on_sent(request, at_ns),
+            // Nothing that is measured.
+            Event::Logprobs(_) => Ok(()),
             Event::Tokens(tokens) => {
                 let gap_ns = self.in_flight.on_tokens(tokens)?;
                 self.output_tokens += u64::from(tokens.tokens);
@@ -420,6 +421,7 @@ impl<'a> Driver<'a> {
         match event {
             // A stranger cannot make an ended run worse.
             Event::Sent { request, at_ns } => _ = self.in_flight.on_sent(request, at_ns),
+            Event::Logprobs(_) => {}
             Event::Tokens(tokens) => _ = self.in_flight.on_tokens(tokens),
             Event::TokenRun(run) => _ = self.in_flight.on_run(run),
             Event::Finished {

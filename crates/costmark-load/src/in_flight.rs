@@ -9,6 +9,7 @@ use costmark_core::{
     RequestRecord, Span, TokenEvent, TokenRun, TokenTimes, Usage,
 };
 
+use crate::arrivals::Arrival;
 use crate::unit::{Phase, UnitError};
 
 /// Everything in flight.
@@ -113,13 +114,14 @@ impl InFlight {
     pub(crate) fn insert(
         &mut self,
         phase: Phase,
-        scheduled_ns: u64,
+        arrival: &Arrival,
         sent_ns: u64,
         request: &Request,
     ) {
         let record = RequestRecord {
             id: request.id,
-            scheduled_ns,
+            turn: arrival.turn,
+            scheduled_ns: arrival.scheduled_ns,
             sent_ns,
             token_ns: TokenTimes::new(),
             event_tokens: Vec::new(),
@@ -319,8 +321,14 @@ mod tests {
             max_tokens: 3,
             ignore_eos,
             sampling: Sampling::Greedy,
+            logprobs: None,
         };
-        in_flight.insert(Phase::Measured, 90, 100, &request);
+        let arrival = Arrival {
+            scheduled_ns: 90,
+            elapsed: 0.0,
+            turn: Some(2),
+        };
+        in_flight.insert(Phase::Measured, &arrival, 100, &request);
         in_flight
     }
 

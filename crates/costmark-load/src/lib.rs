@@ -53,8 +53,8 @@ pub use shape::{ArrivalShape, ArrivalShapeError};
 pub use source::RequestSource;
 pub use stop::{Stop, StopSignal};
 pub use trace::{
-    LengthQuantiles, SPARKLINE_BINS, TRACE_BLOCK_TOKENS, Trace, TraceError, TraceFormat, TraceInfo,
-    TraceOptions, TraceRequest, TraceSource,
+    LengthQuantiles, MOST_BLOCKS, SPARKLINE_BINS, TRACE_BLOCK_TOKENS, Trace, TraceError,
+    TraceFormat, TraceInfo, TraceOptions, TraceRequest, TraceSource,
 };
 pub use unit::{Phase, UnitError, UnitRun, WarmupFacts};
 pub use users::{ThinkTime, ThinkTimeError, Turns};

@@ -96,6 +96,7 @@ impl RequestSource for MixedWorkload {
             max_tokens: output - produced,
             ignore_eos: self.base.ignore_eos,
             sampling: own_sampling(self.base.sampling, &mut content),
+            logprobs: None,
         }
     }
 

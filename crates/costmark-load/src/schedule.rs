@@ -82,6 +82,7 @@ impl Arrivals for ScheduledArrivals {
         self.next = offset_ns.map(|offset_ns| Arrival {
             scheduled_ns: self.begun_ns.saturating_add(offset_ns),
             elapsed: 0.0,
+            turn: None,
         });
     }
 

@@ -123,6 +123,8 @@ impl FromStr for ThinkTime {
 #[derive(Debug, Clone)]
 struct Turn {
     elapsed: f64,
+    /// Which turn of the conversation, from 1.
+    number: u32,
     /// Turns of the conversation, this one included.
     left: u32,
     /// What was said so far; empty at the begin of a conversation.
@@ -140,8 +142,8 @@ pub(crate) struct Users<'a> {
     unit: u64,
     /// By the instant it is due, then in the order they were entered.
     due: BTreeMap<(u64, u64), Turn>,
-    /// Turns left after the request in flight.
-    talking: HashMap<RequestId, u32>,
+    /// Number of the turn in flight, and turns left after it.
+    talking: HashMap<RequestId, (u32, u32)>,
     entered: u64,
 }
 
@@ -160,6 +162,7 @@ impl<'a> Users<'a> {
             let mut rng = all.next_stream();
             let whole = turns.turns.sample(&mut rng).max(1);
             let turn = Turn {
+                number: 1,
                 elapsed: (f64::from(k) + 0.5) / f64::from(users),
                 left: rng.random_range(1..=whole),
                 history: Vec::new(),
@@ -191,6 +194,7 @@ impl Arrivals for Users<'_> {
         self.first().map(|(scheduled_ns, turn)| Arrival {
             scheduled_ns,
             elapsed: turn.elapsed,
+            turn: Some(turn.number),
         })
     }
 
@@ -200,7 +204,7 @@ impl Arrivals for Users<'_> {
 
     fn on_sent(&mut self, id: RequestId) {
         if let Some((_, turn)) = self.due.pop_first() {
-            self.talking.insert(id, turn.left - 1);
+            self.talking.insert(id, (turn.number, turn.left - 1));
         }
     }
 
@@ -213,7 +217,7 @@ impl Arrivals for Users<'_> {
     }
 
     fn on_end_of(&mut self, ended: Ended) {
-        let left = self.talking.remove(&ended.id).unwrap_or(0);
+        let (number, left) = self.talking.remove(&ended.id).unwrap_or((0, 0));
         let mut rng = self.next_stream();
         let due_ns = ended
             .at_ns
@@ -221,11 +225,13 @@ impl Arrivals for Users<'_> {
         // A conversation whose answer did not come is over.
         let turn = match ended.said.filter(|_| left > 0) {
             Some(history) => Turn {
+                number: number + 1,
                 elapsed: 0.0,
                 left,
                 history,
             },
             None => Turn {
+                number: 1,
                 elapsed: 0.0,
                 left: self.turns.turns.sample(&mut rng).max(1),
                 history: Vec::new(),

@@ -135,6 +135,7 @@ impl Workload {
             max_tokens: output,
             ignore_eos: self.ignore_eos,
             sampling: own_sampling(self.sampling, &mut content),
+            logprobs: None,
         }
     }
 
@@ -147,6 +148,7 @@ impl Workload {
             max_tokens: output,
             ignore_eos: self.ignore_eos,
             sampling: self.sampling,
+            logprobs: None,
         }
     }
 

@@ -307,6 +307,7 @@ mod tests {
                 token_ns.extend(Span { first_ns, gap_ns, events });
                 RequestRecord {
                     id: 0,
+                    turn: None,
                     scheduled_ns: 0,
                     sent_ns: 0,
                     token_ns,

@@ -219,6 +219,7 @@ mod tests {
         let instants: Vec<u64> = instants_ms.iter().map(|ms| ms * 1_000_000).collect();
         RequestRecord {
             id: 0,
+            turn: None,
             scheduled_ns: 0,
             sent_ns: 0,
             finished_ns: instants.last().copied().unwrap_or(0),

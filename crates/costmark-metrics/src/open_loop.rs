@@ -186,6 +186,7 @@ mod tests {
     fn record(scheduled_ns: u64, length_ns: u64) -> RequestRecord {
         RequestRecord {
             id: 0,
+            turn: None,
             scheduled_ns,
             sent_ns: scheduled_ns,
             token_ns: TokenTimes::new(),

@@ -23,6 +23,7 @@ fn record() -> impl Strategy<Value = RequestRecord> {
             }
             RequestRecord {
                 id: 0,
+                turn: None,
                 scheduled_ns: scheduled,
                 sent_ns,
                 finished_ns: token_ns

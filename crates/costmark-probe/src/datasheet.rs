@@ -5,6 +5,7 @@ use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
 use crate::error::ProbeError;
+use crate::machine::Cpu;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../configs/hardware");
 
@@ -20,6 +21,9 @@ pub struct Datasheet {
     pub vendor: String,
     /// What the figures are for.
     pub unit: DeviceUnit,
+    /// How a processor of this kind identifies itself.
+    #[serde(default)]
+    pub cpuid: Vec<CpuId>,
     /// Memory, bytes; none for processors, whose memory is plugged in.
     pub memory_bytes: Option<u64>,
     /// Memory bandwidth, bytes per second.
@@ -35,6 +39,18 @@ pub struct Datasheet {
     pub source: String,
     /// Why the figures are to be doubted: not checked against that document, or only in part.
     pub unconfirmed: Option<String>,
+}
+
+/// The numbers by which a processor identifies itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuId {
+    /// Vendor string, e.g. `AuthenticAMD`.
+    pub vendor: String,
+    /// Family, the extended part included.
+    pub family: u32,
+    /// Model, the extended part included.
+    pub model: u32,
 }
 
 /// What a device costs to buy.
@@ -123,6 +139,17 @@ impl Datasheets {
             .iter()
             .find(|d| d.name.eq_ignore_ascii_case(name))
     }
+
+    /// The sheet of this processor, if there is one.
+    #[must_use]
+    pub fn of_cpu(&self, cpu: &Cpu) -> Option<&Datasheet> {
+        let is_it = |id: &CpuId| {
+            cpu.vendor.as_ref() == Some(&id.vendor)
+                && cpu.family == Some(id.family)
+                && cpu.model_number == Some(id.model)
+        };
+        self.devices.iter().find(|d| d.cpuid.iter().any(is_it))
+    }
 }
 
 fn parse(file: &str, text: &str) -> Result<Vec<Datasheet>, ProbeError> {
@@ -170,6 +197,8 @@ impl Datasheet {
             !positive(c.usd) || c.as_of.trim().is_empty() || c.source.trim().is_empty()
         }) {
             Some("capex needs a positive usd, an as_of day and a source")
+        } else if self.unit != DeviceUnit::CpuSocket && !self.cpuid.is_empty() {
+            Some("cpuid is for processors; leave it out")
         } else if self.memory_bytes == Some(0) || !positive(self.bandwidth_bytes_per_s) {
             Some("memory_bytes and bandwidth_bytes_per_s must be positive")
         } else if !peaks
@@ -222,6 +251,23 @@ source = "X1 datasheet"
     }
 
     #[test]
+    fn processors_are_known_by_their_numbers() {
+        let sheets = Datasheets::embedded().unwrap();
+        let mut cpu = crate::Machine::detect().cpu;
+        let mut name = |vendor: &str, family, model| {
+            cpu.vendor = Some(vendor.into());
+            (cpu.family, cpu.model_number) = (Some(family), Some(model));
+            sheets.of_cpu(&cpu).map(|d| d.name.clone())
+        };
+        assert_eq!(name("AuthenticAMD", 25, 1).as_deref(), Some("EPYC 7003"));
+        let emerald_rapids = Some("Xeon Scalable 5th generation");
+        assert_eq!(name("GenuineIntel", 6, 207).as_deref(), emerald_rapids);
+        // A desktop part of the same maker, and the same numbers of another one.
+        assert_eq!(name("GenuineIntel", 6, 158), None);
+        assert_eq!(name("AuthenticAMD", 6, 207), None);
+    }
+
+    #[test]
     fn mistakes_are_refused_by_file_and_device() {
         assert_eq!(parse("x.toml", GOOD).unwrap()[0].name, "X1");
         for (from, to, hint) in [
@@ -231,6 +277,11 @@ source = "X1 datasheet"
             ("\"X1 datasheet\"", "\"\"", "source is empty"),
             ("source", "# source", "missing field `source`"),
             ("1e14", "0.0", "leave out"),
+            (
+                "\"accelerator\"",
+                "\"accelerator\"\ncpuid = [{ vendor = \"x\", family = 1, model = 1 }]",
+                "cpuid is for processors",
+            ),
         ] {
             let message = parse("x.toml", &GOOD.replace(from, to))
                 .unwrap_err()

@@ -24,7 +24,7 @@ mod flops;
 mod neighbours;
 mod text;
 
-pub use datasheet::{Capex, Datasheet, DatasheetPeaks, Datasheets, DeviceUnit};
+pub use datasheet::{Capex, CpuId, Datasheet, DatasheetPeaks, Datasheets, DeviceUnit};
 pub use energy::{POWERCAP, PackageEnergy};
 pub use error::ProbeError;
 pub use machine::{Cache, Cpu, CpuLimits, Machine, Memory};

@@ -1,5 +1,6 @@
 //! The result in a sentence: only what was measured, and the arithmetic of a price.
 
+use crate::compare::{Metric, units_of};
 use crate::document::{LevelDocument, RunDocument};
 use crate::names::{as_streams, streams};
 use crate::numbers::{percent, usd};
@@ -17,14 +18,16 @@ pub fn finding(run: &RunDocument) -> Option<String> {
 }
 
 fn cost_finding(run: &RunDocument) -> Option<String> {
-    let (level, what, cost) = cheapest(&run.levels)?;
+    let (level, what, cost) = cheapest(run)?;
+    let at = as_streams(level, &run.plan);
     let mut text = format!(
-        "At {} a million {what} {} on {} at {}/h ({})",
-        as_streams(level, &run.plan),
-        match what {
-            "output tokens" => format!("cost {}", usd(cost)),
-            _ => format!("of any kind cost {}", usd(cost)),
+        "At {} a million {} cost {} on {} at {}/h ({})",
+        match run.plan.goodput_search {
+            Some(_) => format!("the highest rate within the SLO ({at})"),
+            None => at,
         },
+        what.words(),
+        usd(cost),
         run.environment.label,
         usd(run.price.usd_per_hour),
         run.price.short_source(),
@@ -50,20 +53,60 @@ fn cost_finding(run: &RunDocument) -> Option<String> {
     Some(text)
 }
 
-fn cheapest(levels: &[LevelDocument]) -> Option<(&LevelDocument, &'static str, f64)> {
-    let by = |what: &'static str, figure: fn(&LevelDocument) -> Option<f64>| {
-        levels
-            .iter()
-            .filter_map(|level| Some((level, what, figure(level)?)))
-            .min_by(|a, b| a.2.total_cmp(&b.2))
+/// Which tokens a price is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Priced {
+    Output,
+    Any,
+    OutputAtSlo,
+    AnyAtSlo,
+}
+
+impl Priced {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Output => "output tokens",
+            Self::Any => "tokens of any kind",
+            Self::OutputAtSlo => "output tokens within the SLO",
+            Self::AnyAtSlo => "tokens of any kind within the SLO",
+        }
+    }
+
+    fn metric(self) -> Option<&'static Metric> {
+        Metric::named(match self {
+            Self::Output => "usd_per_mtok_output",
+            Self::Any => "usd_per_mtok_blended",
+            Self::OutputAtSlo => "usd_per_mtok_output_at_slo",
+            Self::AnyAtSlo => "usd_per_mtok_blended_at_slo",
+        })
+    }
+}
+
+/// Of output tokens where some level tells them apart; within the SLO where its rate was searched.
+fn cheapest(run: &RunDocument) -> Option<(&LevelDocument, Priced, f64)> {
+    let prices = match run.plan.goodput_search {
+        None => [Priced::Output, Priced::Any],
+        Some(_) => [Priced::OutputAtSlo, Priced::AnyAtSlo],
     };
-    by("output tokens", |l| l.usd_per_mtok_output.map(|i| i.value))
-        .or_else(|| by("tokens", |l| l.usd_per_mtok_blended.map(|i| i.value)))
+    prices.into_iter().find_map(|what| {
+        let metric = what.metric()?;
+        run.answering_levels()
+            .filter_map(|level| {
+                let figure = metric.of(level, &units_of(run, level))?;
+                Some((level, what, figure.interval.value))
+            })
+            .min_by(|a, b| a.2.total_cmp(&b.2))
+    })
 }
 
 /// What sharing the machine does to the price: the cheapest level against the smallest
 /// closed loop of the same workload and model.
-fn against_one(run: &RunDocument, level: &LevelDocument, what: &str, cost: f64) -> Option<String> {
+fn against_one(
+    run: &RunDocument,
+    level: &LevelDocument,
+    what: Priced,
+    cost: f64,
+) -> Option<String> {
     let concurrency = level.load.concurrency()?;
     let (fewest, least) = run
         .levels
@@ -72,8 +115,9 @@ fn against_one(run: &RunDocument, level: &LevelDocument, what: &str, cost: f64) 
         .filter_map(|l| Some((l.load.concurrency()?, l)))
         .min_by_key(|(concurrency, _)| *concurrency)?;
     let alone = match what {
-        "output tokens" => least.usd_per_mtok_output,
-        _ => least.usd_per_mtok_blended,
+        Priced::Output => least.usd_per_mtok_output,
+        Priced::Any => least.usd_per_mtok_blended,
+        Priced::OutputAtSlo | Priced::AnyAtSlo => None,
     }?
     .value;
     (fewest < concurrency && cost > 0.0).then(|| {

@@ -10,6 +10,7 @@ pub mod document;
 mod error;
 mod find;
 mod finding;
+mod goodput;
 mod level_table;
 pub mod lines;
 pub mod money;

@@ -54,6 +54,10 @@ pub struct RequestLine {
     pub unit: UnitTag,
     /// Unique within the run.
     pub id: u64,
+    /// Which turn of its conversation it is, from 1; absent of a request that stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub turn: Option<u32>,
     /// When the arrival process wanted it sent.
     pub scheduled_ns: u64,
     /// When it was handed over.
@@ -107,6 +111,7 @@ impl RequestLine {
         Self {
             unit: unit.clone(),
             id: record.id,
+            turn: record.turn,
             scheduled_ns: record.scheduled_ns,
             sent_ns: record.sent_ns,
             first_token_ns: record.token_ns.first(),
@@ -143,6 +148,7 @@ impl RequestLine {
         let token_ns = self.token_times()?;
         Ok(RequestRecord {
             id: self.id,
+            turn: self.turn,
             scheduled_ns: self.scheduled_ns,
             sent_ns: self.sent_ns,
             token_ns,
@@ -450,6 +456,7 @@ mod tests {
     fn record(outcome: Outcome) -> RequestRecord {
         RequestRecord {
             id: 7,
+            turn: Some(3),
             scheduled_ns: 1,
             sent_ns: 2,
             token_ns: vec![10, 15, 20, 27].into(),

@@ -6,16 +6,21 @@ use costmark_econ::CostModel;
 use costmark_metrics::{OpenLoad, UnitInput, UnitSummary, summarise, summarise_open};
 use serde_json::Value;
 
-use crate::document::{LevelDocument, LoadDocument, RunDocument, UnitCost, UnitDocument};
+use crate::document::{
+    DatasheetUse, LevelDocument, LoadDocument, RunDocument, SearchDocument, UnitCost, UnitDocument,
+};
 use crate::error::{ReportError, Result};
 use crate::finding::finding;
 use crate::lines::{Phase, UnitTag};
 use crate::read::{StoredRun, UnitRecords};
 use crate::store::RUN_FILE;
 
-/// The document of `run` with every figure of its units and levels computed anew. What cannot be
-/// had from raw lines stays: the bounds of each unit, the measured peaks, how many requests the
-/// bound on requests in flight held back, what was sampled of the machine, and words.
+/// What [`recompute`] takes as it stands, in words.
+pub const TAKEN_AS_STORED: &str = "the bounds of each unit, measured peaks, samples of the machine \
+and energy, how many requests --max-concurrency held back, which rates a search tried, notes and advice";
+
+/// The document of `run` with every figure of its units, levels and searches computed anew, counts
+/// of the SLO included. What cannot be had from raw lines stays ([`TAKEN_AS_STORED`]).
 ///
 /// # Errors
 /// When a unit has no raw lines, or the stored price is not one.
@@ -43,6 +48,11 @@ pub fn recompute(run: &StoredRun) -> Result<RunDocument> {
             return Err(wrong(format!("the plan has no level {}", unit.level)));
         };
         unit.summary = records.summarise(unit, &level.load, &run.document);
+        unit.of_datasheet = DatasheetUse::of(
+            &unit.summary,
+            unit.roofline.as_ref(),
+            run.document.environment.datasheet.as_ref(),
+        );
         let work = run.document.backend(&level.model).and_then(|b| b.work);
         (unit.cost, unit.cost_note) = UnitCost::of(
             &unit.summary,
@@ -63,8 +73,28 @@ pub fn recompute(run: &StoredRun) -> Result<RunDocument> {
             LevelDocument::from_units(level, &units, &model)
         })
         .collect();
+    document.searches = searches(&document);
     document.finding = finding(&document);
     Ok(document)
+}
+
+/// The verdicts of searches on the units as they are now.
+fn searches(document: &RunDocument) -> Vec<SearchDocument> {
+    let again = |search: &SearchDocument| {
+        let mut again = search.judged_again(&document.units);
+        let batch = document.units.iter().find(|unit| {
+            let level = document.plan.level(&unit.level);
+            level.is_some_and(|level| {
+                (&level.model, &level.workload) == (&search.model, &search.workload)
+                    && matches!(level.load, LoadDocument::MaxThroughput { .. })
+            })
+        });
+        if search.batch_requests_per_s.is_some() {
+            again.batch_requests_per_s = batch.map(|u| u.summary.throughput.requests_per_s);
+        }
+        again
+    };
+    document.searches.iter().map(again).collect()
 }
 
 /// The raw records of a unit as they were when it was summed up.

@@ -1,7 +1,9 @@
 //! The result for a terminal: at most [`WIDTH`] columns, no colour needed to read it.
 
 use costmark_econ::CostModel;
-use costmark_metrics::{Advice, AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N};
+use costmark_metrics::{
+    Advice, AdviceCode, LatencySummary, P90_MIN_N, P99_MIN_N, interval_over_repeats,
+};
 
 use crate::document::{BackendDocument, LevelDocument, RunDocument, Status, WorkloadDocument};
 use crate::level_table::{has_two_clocks, level_tables};
@@ -57,6 +59,9 @@ pub fn render_for(run: &RunDocument, columns: u16) -> String {
         text.paragraph("Search    ", &line);
     }
     text.paragraph("Machine   ", &machine(run));
+    if let Some(line) = of_datasheet(run) {
+        text.paragraph("Datasheet ", &line);
+    }
     text.paragraph("Price     ", &price(run));
     text.paragraph("Harness   ", &harness(run));
     for note in &run.notes {
@@ -334,6 +339,40 @@ fn machine(run: &RunDocument) -> String {
         ));
     }
     text
+}
+
+/// The use of what the vendor states, beside that of the measured peaks.
+fn of_datasheet(run: &RunDocument) -> Option<String> {
+    let sheet = run.environment.datasheet.as_ref()?;
+    let mbu = |level: &LevelDocument| {
+        let units = run.units.iter().filter(|u| u.usable && u.level == level.id);
+        let all: Option<Vec<f64>> = units.map(|u| Some(u.of_datasheet?.mbu)).collect();
+        interval_over_repeats(&all?)
+    };
+    let levels: Vec<String> = run
+        .levels
+        .iter()
+        .filter_map(|level| {
+            let at = names::in_words(level, &run.plan);
+            Some(format!("{} at {at}", percent(mbu(level)?.value)))
+        })
+        .collect();
+    if levels.is_empty() {
+        return None;
+    }
+    let devices = match sheet.devices {
+        1 => sheet.name.clone(),
+        n => format!("{n} × {}", sheet.name),
+    };
+    Some(format!(
+        "MBU of the {} GB/s stated for a whole {devices}, of which this machine may have a part: {}{}",
+        short(sheet.read_bytes_per_s / 1e9),
+        levels.join(", "),
+        match sheet.unconfirmed {
+            Some(_) => " (figure not confirmed)",
+            None => "",
+        }
+    ))
 }
 
 fn price(run: &RunDocument) -> String {

@@ -4,9 +4,11 @@
 
 mod common;
 
+use costmark_econ::CostModel;
 use costmark_metrics::{Goodput, Slo};
 use costmark_report::compare::{Bar, Comparison, Metric, Verdict, compare};
 use costmark_report::document::{LevelDocument, RunDocument};
+use costmark_report::money::PricedLevel;
 use costmark_report::{NamedRun, WIDTH, find_runs};
 
 fn named(name: &str, document: RunDocument) -> NamedRun {
@@ -181,6 +183,30 @@ fn the_cheapest_is_the_cheapest_within_the_slo() {
         words.starts_with("No run keeps the SLO at any level. Without it: Cheapest: b"),
         "{words}"
     );
+}
+
+/// `costmark price`, at the run's own price and at twice that, against `costmark compare`.
+#[test]
+fn the_price_at_the_slo_is_one_figure() {
+    let run = named("half", within(common::run(), 0.5));
+    let compared = compare(std::slice::from_ref(&run), &[]);
+    let price = &run.document.price;
+    for times in [1.0, 2.0] {
+        let usd_per_hour = times * price.usd_per_hour;
+        let cost = CostModel::new(usd_per_hour, price.utilization, 1.0).unwrap();
+        for (level, there) in run.document.levels.iter().zip(&compared.levels) {
+            let priced = PricedLevel::of(&run.document, level, &cost);
+            let at_slo = priced.usd_per_mtok_output_at_slo.unwrap();
+            // Half of the tokens bring what all cost.
+            let output = priced.usd_per_mtok_output.unwrap();
+            assert!((at_slo.value / output.value - 2.0).abs() < 1e-9);
+            let name = "usd_per_mtok_output_at_slo";
+            let metric = there.metrics.iter().find(|m| m.name == name).unwrap();
+            let found = metric.values[0].value.unwrap();
+            assert!((at_slo.value / (times * found.value) - 1.0).abs() < 1e-9);
+            assert_eq!(at_slo.low.is_some(), found.low.is_some());
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod common;
 
+use costmark_report::document::{DatasheetDocument, DatasheetUse};
 use costmark_report::{Status, WIDTH, finding, render, render_for};
 
 #[test]
@@ -101,6 +102,38 @@ fn an_end_that_is_not_known_is_a_dash() {
 fn usual_figures_fit_a_terminal_of_80_columns() {
     let text = render_for(&common::run(), 80);
     assert!(widest(&text.lines().collect::<Vec<_>>()) <= 80, "{text}");
+}
+
+#[test]
+fn the_use_of_what_the_vendor_states_stands_beside_the_measured() {
+    let mut run = common::run();
+    let sheet = DatasheetDocument {
+        name: "Example 1".into(),
+        devices: 2,
+        read_bytes_per_s: 400e9,
+        flops_per_s: Some(2e12),
+        source: "its data sheet".into(),
+        unconfirmed: None,
+    };
+    for unit in &mut run.units {
+        let (steps, peaks) = (unit.summary.steps.unwrap(), unit.roofline.unwrap());
+        let found = DatasheetUse::of(&unit.summary, Some(&peaks), Some(&sheet)).unwrap();
+        // The same bytes and operations over other peaks.
+        let bytes = steps.mbu.unwrap() * peaks.read_bytes_per_s;
+        assert!((found.mbu * 400e9 / bytes - 1.0).abs() < 1e-12);
+        let flops = steps.mfu.unwrap() * peaks.flops_per_s;
+        assert!((found.mfu.unwrap() * 2e12 / flops - 1.0).abs() < 1e-12);
+        assert_eq!(DatasheetUse::of(&unit.summary, None, Some(&sheet)), None);
+        unit.of_datasheet = Some(found);
+    }
+    assert!(!render(&run).contains("Datasheet "));
+    run.environment.datasheet = Some(sheet);
+    let text = render(&run);
+    let line = text.lines().find(|l| l.starts_with("Datasheet ")).unwrap();
+    assert!(
+        line.contains("MBU of the 400 GB/s stated for a whole 2 × Example 1"),
+        "{text}"
+    );
 }
 
 #[test]

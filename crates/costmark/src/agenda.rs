@@ -4,9 +4,8 @@
 //! up again goes on as if it had not been interrupted.
 
 use costmark_load::{ArrivalProcess, Probe, RateSearch, SearchStep, Stop};
-use costmark_metrics::SloCounts;
 use costmark_report::LevelId;
-use costmark_report::document::{Limit, ProbeDocument, SearchDocument, SearchStatus, UnitDocument};
+use costmark_report::document::{ProbeDocument, SearchDocument, SearchStatus, UnitDocument};
 
 use crate::plan::{Level, Load, Plan, SearchPlan, Unit, level_id};
 
@@ -117,14 +116,15 @@ impl Place<'_> {
         loop {
             found.status = match way.next(&probes) {
                 SearchStep::Try(per_s) => {
-                    let level = self.level(open(search.shape.at_rate(per_s)), search.requests);
+                    let process = search.shape.at_rate(per_s);
+                    let level = self.level(open(process), search.requests_at(per_s));
                     let units = of_level(done, &level.id);
                     if units.len() < plan.repeats as usize {
                         let repeat = u32::try_from(units.len()).unwrap_or(u32::MAX);
                         found.settle(None, None);
                         return (found, Some((level, repeat)));
                     }
-                    let probe = judged(level.id, per_s, search.share, &units);
+                    let probe = ProbeDocument::judged(level.id, per_s, search.share, &units);
                     probes.push(Probe {
                         per_s,
                         held: probe.held,
@@ -159,77 +159,4 @@ fn of_level<'a>(done: &'a [UnitDocument], id: &LevelId) -> Vec<&'a UnitDocument>
     done.iter()
         .filter(|unit| unit.level == *id && unit.complete)
         .collect()
-}
-
-/// Enters the two ends of a search.
-trait Settle {
-    fn settle(&mut self, held: Option<f64>, missed: Option<f64>);
-}
-
-impl Settle for SearchDocument {
-    fn settle(&mut self, held: Option<f64>, missed: Option<f64>) {
-        let at = |rate: Option<f64>| {
-            let probe = self.probes.iter().find(|p| Some(p.requests_per_s) == rate);
-            probe.cloned()
-        };
-        (self.held, self.missed) = (at(held), at(missed));
-        self.limit = self.missed.as_ref().and_then(|probe| probe.limit);
-    }
-}
-
-/// Whether a rate held, by all repeats of it together.
-fn judged(level: LevelId, per_s: f64, share: f64, units: &[&UnitDocument]) -> ProbeDocument {
-    let mut counts = SloCounts::default();
-    let (mut goodput, mut tokens) = (Vec::new(), Vec::new());
-    let mut verdicts = Vec::new();
-    let mut client_limited = 0;
-    for unit in units {
-        if let Some(of_unit) = &unit.summary.goodput {
-            counts.add(&of_unit.counts.unwrap_or_default());
-            goodput.push(of_unit.requests_per_s);
-            tokens.push(of_unit.output_tok_per_s);
-        }
-        let open_loop = unit.summary.open_loop;
-        verdicts.push(open_loop.and_then(|o| o.saturation).map(|s| s.is_saturated));
-        client_limited += usize::from(open_loop.is_some_and(|o| o.client_limited));
-    }
-    let verdicts: Option<Vec<bool>> = verdicts.into_iter().collect();
-    let saturated = verdicts.map(|all| 2 * all.iter().filter(|s| **s).count() > all.len());
-    let client_limited = 2 * client_limited > units.len();
-    let enough = counts.ended > 0 && counts.attainment() >= share;
-    // Without an answer whether requests pile up there is no answer at all: too few brought a
-    // token, since they failed.
-    let limit = match saturated {
-        None => Some(Limit::Failures),
-        Some(true) => Some(Limit::Saturation),
-        Some(false) if client_limited => Some(Limit::Client),
-        Some(false) if enough => None,
-        Some(false) => most_missed(&counts),
-    };
-    let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len().max(1) as f64;
-    ProbeDocument {
-        level,
-        requests_per_s: per_s,
-        attainment: counts.attainment(),
-        counts,
-        goodput_requests_per_s: mean(&goodput),
-        goodput_output_tok_per_s: mean(&tokens),
-        saturated,
-        held: limit.is_none(),
-        limit,
-    }
-}
-
-/// The limit that most requests missed.
-fn most_missed(counts: &SloCounts) -> Option<Limit> {
-    let all = [
-        (Limit::Failures, counts.failed),
-        (Limit::Ttft, counts.ttft),
-        (Limit::Itl, counts.itl),
-        (Limit::Tpot, counts.tpot),
-        (Limit::E2e, counts.e2e),
-    ];
-    // Of equal ones the first.
-    let most = all.into_iter().rev().max_by_key(|(_, missed)| *missed)?;
-    Some(most.0)
 }

@@ -4,12 +4,12 @@
 use costmark_core::{Clock, MonotonicClock, Roofline};
 use costmark_metrics::Throughput;
 use costmark_probe::{
-    HostCpuTimes, Machine, PeakOptions, ProcessUsage, Processes, Rate, Sample, Telemetry,
-    measure_peaks, quick_read_bandwidth,
+    Cpu, Datasheets, HostCpuTimes, Machine, PeakOptions, ProcessUsage, Processes, Rate, Sample,
+    Telemetry, measure_peaks, quick_read_bandwidth,
 };
 use costmark_report::document::{
-    EnergyDocument, Environment, MachineDocument, NeighbourDocument, PeakReading, RateDocument,
-    UnitDocument,
+    DatasheetDocument, DatasheetUse, EnergyDocument, Environment, MachineDocument,
+    NeighbourDocument, PeakReading, RateDocument, UnitDocument,
 };
 use costmark_report::{RunFolder, TelemetryLine};
 
@@ -33,6 +33,7 @@ pub(crate) struct Watch {
     readings: Vec<PeakReading>,
     /// `None` where the model is not computed on this machine, so that its peaks say nothing.
     flops_per_s: Option<f64>,
+    datasheet: Option<DatasheetDocument>,
     host: Option<HostCpuTimes>,
     usage: ProcessUsage,
     processes: Processes,
@@ -64,6 +65,7 @@ impl Watch {
             accelerator,
             readings: Vec::new(),
             flops_per_s: None,
+            datasheet: None,
             host: None,
             usage: ProcessUsage::now(),
             processes: Processes::default(),
@@ -76,6 +78,7 @@ impl Watch {
             watch.flops_per_s = Some(flops_per_s);
             watch.readings.push(reading);
         } else if with_peaks {
+            watch.datasheet = datasheet(&watch.machine.cpu)?;
             let peaks = measure_peaks(&watch.options).map_err(Failure::run)?;
             watch.flops_per_s = Some(peaks.f32_flops_per_s.best);
             watch.readings.push(PeakReading {
@@ -122,8 +125,13 @@ impl Watch {
     }
 
     /// Enters what the machine did in a unit's window, and what energy that took, unless time
-    /// was simulated.
+    /// was simulated; and how much of what the vendor states was used.
     pub(crate) fn enter(&self, unit: &mut UnitDocument, simulated: bool) {
+        unit.of_datasheet = DatasheetUse::of(
+            &unit.summary,
+            unit.roofline.as_ref(),
+            self.datasheet.as_ref(),
+        );
         let telemetry = self.telemetry.as_ref().filter(|_| !simulated);
         let window = unit.summary.window;
         let found = telemetry.and_then(|t| t.summary(window.start_ns, window.end_ns));
@@ -221,6 +229,7 @@ impl Watch {
             // Its fields are all plain values, which serialise.
             machine: serde_json::to_value(&self.machine).unwrap_or_default(),
             peaks: self.readings.clone(),
+            datasheet: self.datasheet.clone(),
             read_bandwidth_drift: drift,
             steal_share: since.and_then(|(begin, now)| now.steal_share_since(begin)),
             other_cpu_s: since.map(|(begin, now)| {
@@ -284,6 +293,21 @@ pub(crate) fn rate(rate: &Rate) -> RateDocument {
         worst: rate.worst,
         passes: rate.passes,
     }
+}
+
+/// What the vendor states of the processors. Their arithmetic is left to measurement: no sheet
+/// promises clock frequencies under vector load.
+fn datasheet(cpu: &Cpu) -> Result<Option<DatasheetDocument>> {
+    let sheets = Datasheets::embedded().map_err(Failure::run)?;
+    let sockets = cpu.sockets.unwrap_or(1).max(1);
+    Ok(sheets.of_cpu(cpu).map(|sheet| DatasheetDocument {
+        name: sheet.name.clone(),
+        devices: sockets,
+        read_bytes_per_s: sheet.bandwidth_bytes_per_s * f64::from(sockets),
+        flops_per_s: None,
+        source: sheet.source.clone(),
+        unconfirmed: sheet.unconfirmed.clone(),
+    }))
 }
 
 /// The machine in a few words.

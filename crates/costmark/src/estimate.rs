@@ -58,6 +58,7 @@ impl Efficiency {
             max_tokens: output.min(TRIED_OUTPUT),
             ignore_eos: true,
             sampling: Sampling::Greedy,
+            logprobs: None,
         };
         let sent_ns = backend.now_ns();
         let Some(instants_ns) = serve(backend, request) else {
@@ -99,7 +100,7 @@ fn serve(backend: &mut dyn Backend, request: Request) -> Option<Vec<u64>> {
                 Event::Tokens(tokens) => instants_ns.push(tokens.at_ns),
                 Event::Finished { .. } => done = true,
                 Event::Failed { .. } => return None,
-                Event::Sent { .. } | Event::TokenRun(_) | Event::Step(_) => {}
+                Event::Sent { .. } | Event::Logprobs(_) | Event::TokenRun(_) | Event::Step(_) => {}
             }
         }
         if done {

@@ -80,6 +80,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         max_tokens: args.max_tokens,
         ignore_eos: args.ignore_eos,
         sampling,
+        logprobs: None,
     };
     let output = serve(backend.as_mut(), request)?;
     let text = match &tokenizer {
@@ -198,7 +199,7 @@ fn serve(backend: &mut dyn Backend, request: Request) -> Result<Output> {
                     return Ok(output);
                 }
                 Event::Failed { error, .. } => return Err(Failure::run(error)),
-                Event::Sent { .. } | Event::TokenRun(_) | Event::Step(_) => {}
+                Event::Sent { .. } | Event::Logprobs(_) | Event::TokenRun(_) | Event::Step(_) => {}
             }
         }
     }

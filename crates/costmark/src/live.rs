@@ -40,37 +40,49 @@ impl Live {
     }
 
     /// `warming up, 142 tok/s, 16 in flight, TTFT 210 ms, ITL 82.0 ms, $0.41/M, 12 s left`:
-    /// what is known of it.
-    pub(crate) fn words(&self, progress: &Progress) -> String {
-        let mut parts = Vec::new();
+    /// what is known of it and fits into so many columns.
+    pub(crate) fn words(&self, progress: &Progress, columns: usize) -> String {
+        // With each part how soon it is left out: the greatest first.
+        let mut parts: Vec<(u8, String)> = Vec::new();
         match progress.phase {
-            Phase::Warmup => parts.push("warming up".to_string()),
+            Phase::Warmup => parts.push((1, "warming up".into())),
             Phase::Measured => {}
-            Phase::Cooldown => parts.push("cooling down".to_string()),
+            Phase::Cooldown => parts.push((1, "cooling down".into())),
         }
         let seconds = progress.elapsed_ns as f64 / 1e9;
         if progress.output_tokens > 0 && seconds > 0.0 {
             let rate = progress.output_tokens as f64 / seconds;
-            parts.push(format!("{} tok/s", short(rate)));
+            parts.push((0, format!("{} tok/s", short(rate))));
         }
-        parts.push(format!("{} in flight", progress.in_flight));
-        for (name, histogram) in [("TTFT", &self.latencies.ttft), ("ITL", &self.latencies.itl)] {
+        parts.push((4, format!("{} in flight", progress.in_flight)));
+        for (rank, name, histogram) in [
+            (5, "TTFT", &self.latencies.ttft),
+            (6, "ITL", &self.latencies.itl),
+        ] {
             if let Some(ns) = histogram.quantile_ns(0.5) {
-                parts.push(format!("{name} {} ms", short(ns as f64 / 1e6)));
+                parts.push((rank, format!("{name} {} ms", short(ns as f64 / 1e6))));
             }
         }
         let tokens = progress.output_tokens + self.input_tokens;
         if tokens > 0 {
             let cost = self.usd_per_s * seconds / tokens as f64 * TOKENS_PER_MTOK;
-            parts.push(format!("{}/M", usd(cost)));
+            parts.push((3, format!("{}/M", usd(cost))));
         }
         if progress.failed > 0 {
-            parts.push(format!("{} FAILED", progress.failed));
+            parts.push((0, format!("{} FAILED", progress.failed)));
         }
         if let Some(left_s) = self.left_s(progress) {
-            parts.push(format!("{} left", human_seconds(left_s)));
+            parts.push((2, format!("{} left", human_seconds(left_s))));
         }
-        parts.join(", ")
+        loop {
+            let texts: Vec<&str> = parts.iter().map(|(_, text)| text.as_str()).collect();
+            let line = texts.join(", ");
+            let last = parts.iter().map(|(rank, _)| *rank).max();
+            match last.filter(|&rank| rank > 0 && line.chars().count() > columns) {
+                Some(rank) => parts.retain(|(other, _)| *other != rank),
+                None => return line,
+            }
+        }
     }
 
     fn left_s(&self, progress: &Progress) -> Option<f64> {
@@ -116,6 +128,7 @@ mod tests {
             Phase::Measured,
             &RequestRecord {
                 id: 0,
+                turn: None,
                 scheduled_ns: 0,
                 sent_ns: 0,
                 token_ns: vec![100 * MS, 120 * MS, 140 * MS].into(),
@@ -130,9 +143,18 @@ mod tests {
         );
         // 4 s cost 0.4 cents, for 800 tokens; 5 requests took 2 s, 15 are left.
         assert_eq!(
-            live.words(&progress(Phase::Measured)),
+            live.words(&progress(Phase::Measured), 80),
             "100 tok/s, 3 in flight, TTFT 100 ms, ITL 20.0 ms, $5.00/M, 6 s left"
         );
+        // On a narrow terminal the rate, the money and the time left stay longest.
+        for (columns, words) in [
+            (60, "100 tok/s, 3 in flight, TTFT 100 ms, $5.00/M, 6 s left"),
+            (40, "100 tok/s, $5.00/M, 6 s left"),
+            (20, "100 tok/s, 6 s left"),
+            (1, "100 tok/s"),
+        ] {
+            assert_eq!(live.words(&progress(Phase::Measured), columns), words);
+        }
     }
 
     #[test]
@@ -140,18 +162,18 @@ mod tests {
         let mut start = progress(Phase::Warmup);
         (start.output_tokens, start.finished) = (0, 0);
         assert_eq!(
-            Live::new(1.0, None).words(&start),
+            Live::new(1.0, None).words(&start, 80),
             "warming up, 3 in flight"
         );
         let timed = Live::new(1.0, Some(5_000 * MS));
         assert!(
             timed
-                .words(&progress(Phase::Measured))
+                .words(&progress(Phase::Measured), 80)
                 .ends_with(", 3 s left")
         );
         let mut failing = progress(Phase::Cooldown);
         failing.failed = 2;
-        let words = timed.words(&failing);
+        let words = timed.words(&failing, 80);
         assert!(
             words.contains("2 FAILED") && !words.contains("left"),
             "{words}"

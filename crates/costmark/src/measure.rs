@@ -151,9 +151,10 @@ impl Measurement<'_> {
         document.notes = advice::notes(document, &self.pricing.choice);
         if let Some(search) = plan.search {
             self.progress.say(&format!(
-                "Searching the highest rate within the SLO, {} requests at each; eight to ten rates \
-                 as a rule",
-                u64::from(plan.repeats) * search.requests
+                "Searching the highest rate within the SLO, at each {} requests and {} at least; \
+                 eight to ten rates as a rule",
+                u64::from(plan.repeats) * search.requests,
+                units::human_seconds(f64::from(plan.repeats) * search.least_time.as_secs_f64())
             ));
             return;
         }
@@ -326,6 +327,7 @@ impl Measurement<'_> {
             },
             summary,
             roofline,
+            of_datasheet: None,
             machine: None,
             energy: no_energy(),
             cost,
@@ -452,7 +454,10 @@ fn enter(plan: &Plan, document: &mut RunDocument, unit: Unit, level: &Level) {
 fn longest_warmup_ns(plan: &Plan, process: ArrivalProcess) -> u64 {
     let longest_ns = Warmup::default().max_ns;
     match plan.search.zip(process.rate_per_s()) {
-        Some((search, per_s)) => longest_ns.min((search.requests as f64 / per_s * 1e9) as u64),
+        Some((search, per_s)) => {
+            let longest_s = search.requests_at(per_s) as f64 / per_s;
+            longest_ns.min((longest_s * 1e9) as u64)
+        }
         None => longest_ns,
     }
 }

@@ -22,7 +22,7 @@ pub(crate) use level::{Level, Load, Unit, level_id};
 pub(crate) use load::WarmupPlan;
 pub(crate) use search::SearchPlan;
 pub(crate) use served::{EnginePlan, ModelPlan, sampling};
-pub(crate) use workload::{Asking, WorkloadPlan, read_trace};
+pub(crate) use workload::{Asking, WorkloadPlan, trace_info};
 
 /// A whole measurement.
 #[derive(Debug, Clone)]

@@ -10,6 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How often a second a bar is redrawn. Redrawing competes with the measurement for cores.
 const REDRAWS_PER_S: u8 = 4;
+/// Columns of a terminal that does not tell.
+const COLUMNS: usize = 80;
+/// Columns that stay free for a bar and its count.
+const BAR_COLUMNS: usize = 24;
 
 /// Where progress goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,7 @@ impl Progress {
                 let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_S);
                 let bar = ProgressBar::with_draw_target(Some(0), target);
                 bar.set_style(plain_style());
-                bar.set_message(inert_line(text));
+                bar.set_message(cut(&inert_line(text), columns().saturating_sub(3)));
                 bar.tick();
                 Some(bar)
             }
@@ -84,11 +88,31 @@ impl Stage {
         self.update(done, total, detail, "{msg} {wide_bar} {pos}/{len}");
     }
 
-    /// How far it is, in words.
-    pub(crate) fn detail(&self, text: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(inert_line(text));
+    /// What is under way, how many of how many are done where that is known, and below it figures
+    /// so far, for which there are so many columns.
+    pub(crate) fn view(
+        &self,
+        label: &str,
+        done: Option<(u64, u64)>,
+        figures: impl Fn(usize) -> String,
+    ) {
+        let Some(bar) = &self.bar else { return };
+        let columns = columns();
+        let (template, taken) = match done {
+            Some(_) => (
+                "{spinner} {prefix} {wide_bar} {pos}/{len}\n  {msg}",
+                BAR_COLUMNS,
+            ),
+            None => ("{spinner} {prefix}\n  {msg}", 0),
+        };
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| plain_style()));
+        if let Some((done, total)) = done {
+            bar.set_length(total);
+            bar.set_position(done);
         }
+        bar.set_prefix(cut(&inert_line(label), columns.saturating_sub(3 + taken)));
+        let room = columns.saturating_sub(3);
+        bar.set_message(cut(&inert_line(&figures(room)), room));
     }
 
     fn update(&self, done: u64, total: u64, detail: &str, template: &str) {
@@ -98,7 +122,10 @@ impl Stage {
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| plain_style()));
         }
         bar.set_position(done);
-        bar.set_message(inert_line(detail));
+        bar.set_message(cut(
+            &inert_line(detail),
+            columns().saturating_sub(2 * BAR_COLUMNS),
+        ));
     }
 }
 
@@ -110,7 +137,34 @@ impl Drop for Stage {
     }
 }
 
+/// How wide the terminal is at the moment: a line that wraps is not redrawn but repeated.
+fn columns() -> usize {
+    terminal_size::terminal_size_of(std::io::stderr()).map_or(COLUMNS, |(width, _)| width.0.into())
+}
+
+/// The begin of `text` that fits into so many columns, each character taking one.
+fn cut(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_string();
+    }
+    let kept: String = text.chars().take(columns.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
 fn plain_style() -> ProgressStyle {
     ProgressStyle::with_template("{spinner} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_cut() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdefg", 6), "abcde…");
+        assert_eq!(cut("ä…ö", 2), "ä…");
+        assert_eq!(cut("abc", 0), "…");
+    }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use costmark_report::recompute::{differences, recompute};
+use costmark_report::recompute::{TAKEN_AS_STORED, differences, recompute};
 use costmark_report::{StoredRun, render_for};
 
 use crate::failure::{Failure, Result};
@@ -36,9 +36,12 @@ pub(crate) fn run(args: &RecomputeArgs) -> Result<()> {
         output::text(&(render_for(&document, output::columns()) + "\n" + &remarks))?;
     }
     let found = differences(&stored.document, &document);
+    if !args.json {
+        output::text(&format!("Taken as stored: {TAKEN_AS_STORED}.\n"))?;
+    }
     if found.is_empty() {
         if !args.json {
-            output::text("Every figure in run.json is what the raw lines give.\n")?;
+            output::text("Every other figure in run.json is what the raw lines give.\n")?;
         }
         return Ok(());
     }

@@ -58,12 +58,11 @@ impl Recorder for LineRecorder<'_> {
     fn on_progress(&mut self, progress: &Progress) {
         // A failure to write is kept by the folder's writers and shows in the next record.
         let _ = self.folder.flush_if_due();
-        let done = progress.finished + progress.failed;
-        let words = format!("{}: {}", self.label, self.live.words(progress));
-        match (progress.phase, progress.total) {
-            (Phase::Measured, Some(total)) => self.stage.count(done, total, &words),
-            _ => self.stage.detail(&words),
-        }
+        let ended = progress.finished + progress.failed;
+        let total = progress.total.filter(|_| progress.phase == Phase::Measured);
+        let done = total.map(|total| (ended, total));
+        let figures = |columns| self.live.words(progress, columns);
+        self.stage.view(self.label, done, figures);
     }
 }
 

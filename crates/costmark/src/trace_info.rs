@@ -8,7 +8,7 @@ use costmark_report::numbers::{percent, short};
 
 use crate::args::{TraceWindow, trace_window};
 use crate::failure::Result;
-use crate::plan::read_trace;
+use crate::plan::trace_info;
 use crate::{output, units};
 
 /// The trace to look at.
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &TraceInfoArgs) -> Result<()> {
         to_s: args.trace_window.and_then(|w| w.to_s),
         ..TraceOptions::default()
     };
-    let info = TraceInfo::of(&read_trace(&args.file, &options)?);
+    let info = trace_info(&args.file, &options)?;
     if args.json {
         return output::json(&info);
     }
@@ -70,9 +70,11 @@ fn text(info: &TraceInfo) -> String {
     }
     if let Some(share) = info.reusable_share {
         text.push_str(&format!(
-            "{} of prompt tokens are in blocks that an earlier request began with: the most a \
+            "{} of prompt tokens{} are in blocks that an earlier request began with: the most a \
              prefix cache can find\n",
-            percent(share)
+            percent(share),
+            info.reusable_requests
+                .map_or(String::new(), |n| format!(" of the first {n} requests"))
         ));
     }
     text.push_str(&format!(

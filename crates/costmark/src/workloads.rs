@@ -1,12 +1,13 @@
 //! `costmark workloads`: what can be asked by name.
 
 use clap::Args;
-use costmark_load::LengthDistribution;
 use costmark_report::numbers::short;
 use serde::Serialize;
 
-use crate::failure::{Failure, Result};
+use crate::args::WorkloadArgs;
+use crate::failure::Result;
 use crate::output;
+use crate::plan::WorkloadPlan;
 use crate::plan::preset::{PRESETS, WorkloadFile, find};
 
 /// How they are shown.
@@ -26,6 +27,8 @@ struct Listed {
     output_len: String,
     correlation: f64,
     shared_prefix: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turns: Option<String>,
     mean_input_tokens: f64,
     mean_output_tokens: f64,
     longest_request_tokens: u64,
@@ -62,21 +65,25 @@ pub(crate) fn run(args: &WorkloadsArgs) -> Result<()> {
 }
 
 fn listed(name: &'static str, file: WorkloadFile) -> Result<Listed> {
-    let length = |text: &str| {
-        text.parse::<LengthDistribution>()
-            .map_err(|e| Failure::input(format!("workload {name}: {e}")))
+    let args = WorkloadArgs {
+        workload: Some(vec![name.to_string()]),
+        ..WorkloadArgs::default()
     };
-    let (input, output) = (length(&file.input_len)?, length(&file.output_len)?);
+    let plans = WorkloadPlan::resolve(&args, None)?;
+    let (input, output) = plans.first().map_or((0.0, 0.0), WorkloadPlan::mean_tokens);
     Ok(Listed {
         name,
-        mean_input_tokens: input.mean(),
-        mean_output_tokens: output.mean(),
-        longest_request_tokens: u64::from(input.longest()) + u64::from(output.longest()),
+        mean_input_tokens: input,
+        mean_output_tokens: output,
+        longest_request_tokens: plans
+            .first()
+            .map_or(0, WorkloadPlan::longest_request_tokens),
         description: file.description,
         source: file.source,
         input_len: file.input_len,
         output_len: file.output_len,
         correlation: file.correlation,
         shared_prefix: file.shared_prefix,
+        turns: file.turns,
     })
 }

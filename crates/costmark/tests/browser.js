@@ -7,7 +7,7 @@
     for (let i = 0; i < 400 && !ready(); i++) await new Promise((next) => setTimeout(next, 50));
     return ready();
   };
-  found.drawn = await until(() => "drawn" in document.documentElement.dataset);
+  found.drawn = await until(() => document.documentElement.dataset.drawn === "all");
 
   // Every chart: what was drawn, its name, its text, its table.
   found.charts = [...document.querySelectorAll("figure")].map((figure) => ({

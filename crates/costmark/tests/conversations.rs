@@ -53,6 +53,7 @@ fn the_engine_finds_all_but_the_new_part_of_a_prompt() {
         );
         // Each turn adds 20 tokens to the 32 of the one before.
         let turn = input.div_ceil(32);
+        assert_eq!(request["turn"], turn, "{request}");
         if request["unit"]["phase"] != "measured" || input == 20 {
             continue;
         }

@@ -110,6 +110,50 @@ fn faults_are_counted_and_the_run_goes_on_to_its_end() {
     }
 }
 
+/// A prompt token takes a quarter of a millisecond and an output token four, at $3.6 an hour: the
+/// split that no step shows comes out of two workloads.
+#[test]
+fn input_and_output_are_told_apart_over_two_workloads() {
+    let server = Scripted::start(None, |r: &Received| {
+        if r.method == "GET" {
+            return models_page();
+        }
+        let n = u32::try_from(r.field("max_tokens").unwrap().as_u64().unwrap()).unwrap();
+        let input = r.field("prompt").unwrap().as_array().unwrap().len();
+        let input = u32::try_from(input).unwrap();
+        let (prefill, decode) = (Duration::from_micros(250), Duration::from_millis(4));
+        Script::tokens(input, n, prefill * input + decode, decode)
+    })
+    .unwrap();
+    let place = Place::new();
+    for (name, input, output) in [("long", 400, 4), ("wordy", 40, 25)] {
+        let text = format!(
+            "description = \"{name}\"\nsource = \"made up\"\ninput_len = \"{input}\"\noutput_len = \"{output}\"\n"
+        );
+        std::fs::write(place.path().join(format!("{name}.toml")), text).unwrap();
+    }
+    let output = place
+        .costmark(&["run", "--endpoint", &server.url(), "--price", "3.6"])
+        .args(["--workload", "long.toml,wordy.toml", "--concurrency", "1"])
+        .args(["--requests", "8", "--warmup", "0", "-o", "out"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let priced = place
+        .costmark(&["price", "out", "--json"])
+        .output()
+        .unwrap();
+    let priced: serde_json::Value = serde_json::from_slice(&priced.stdout).unwrap();
+    let fitted = &priced["fitted"][0];
+    for (key, planted) in [("input", 0.25), ("output", 4.0)] {
+        let cost = &fitted[format!("usd_per_mtok_{key}")];
+        let value = cost["value"].as_f64().unwrap();
+        assert!((0.7..1.6).contains(&(value / planted)), "{key}: {fitted}");
+        assert!(cost["low"].as_f64().unwrap() < value, "{fitted}");
+        assert!(cost["high"].as_f64().unwrap() > value, "{fitted}");
+    }
+}
+
 #[test]
 fn who_cannot_be_measured_is_told() {
     let place = Place::new();

@@ -128,6 +128,66 @@ fn without_a_tight_limit_saturation_binds_at_capacity() {
     }
     let finding = document["finding"].as_str().unwrap();
     assert!(finding.contains("saturation keeps it under"), "{finding}");
+    // What tokens cost is told at the rate that held, not in the burst, however cheap that was.
+    let held = number(found, "/held/requests_per_s");
+    let at = format!("At the highest rate within the SLO ({held} requests/s) a million tokens");
+    assert!(finding.contains(&at), "{finding}");
+}
+
+/// A backend that serves thousands a second is not judged by the milliseconds that some hundred
+/// requests take.
+#[test]
+fn a_rate_is_measured_for_a_least_time() {
+    for (more, least_s) in [(&[][..], 10.0), (&["--duration", "3s"][..], 3.0)] {
+        let place = Place::new();
+        let mock = "ttft=1ms,itl=100us,max-sequences=4,virtual";
+        let slo = ["--slo", "ttft=20ms", "--arrivals", "constant"];
+        let document = search(&place, mock, &[&slo[..], more].concat());
+        // Four servers of 2 ms each.
+        let found = &document["searches"][0];
+        brackets(found, 2000.0, 0.0);
+        assert_eq!(
+            number(&document, "/plan/goodput_search/min_duration_s"),
+            least_s
+        );
+        for level in document["plan"]["levels"].as_array().unwrap() {
+            let (requests, load) = (level["requests"].as_f64().unwrap(), &level["load"]);
+            let Some(per_s) = load["requests_per_s"].as_f64() else {
+                assert_eq!((&load["kind"], requests), (&"max_throughput".into(), 200.0));
+                continue;
+            };
+            assert_eq!(requests, (per_s * least_s).ceil().max(200.0), "{level}");
+        }
+        for unit in document["units"].as_array().unwrap() {
+            let span = number(unit, "/end_ns") - number(unit, "/start_ns");
+            let is_batch = unit["level"] == document["units"][0]["level"];
+            assert!(is_batch || span >= least_s * 0.99e9, "{}", unit["level"]);
+        }
+    }
+}
+
+/// The verdicts again from the raw lines, and a verdict that is not theirs.
+#[test]
+fn a_search_is_judged_again_from_its_lines() {
+    let place = Place::new();
+    let more = ["--slo", "ttft=700ms@p95", "--duration", "1s"];
+    let document = search(&place, ONE, &more);
+    let told = stdout(&mut place.costmark(&["recompute", "out"]));
+    assert!(told.contains("Taken as stored: ") && told.contains("which rates a search tried"));
+    assert!(told.contains("Every other figure"), "{told}");
+    let mut spoilt = document.clone();
+    spoilt["searches"][0]["probes"][1]["counts"]["ttft"] = 12345.into();
+    let good = &document["units"][1]["summary"]["goodput"]["counts"]["ended"];
+    spoilt["units"][1]["summary"]["goodput"]["counts"]["ended"] =
+        (good.as_u64().unwrap() + 1).into();
+    std::fs::write(place.path().join("out/run.json"), spoilt.to_string()).unwrap();
+    let told = stderr(&mut place.costmark(&["recompute", "out"]), 1);
+    for wrong in [
+        "searches[0].probes[1].counts.ttft: 12345 in run.json",
+        "units[1].summary.goodput.counts.ended",
+    ] {
+        assert!(told.contains(wrong), "{wrong}: {told}");
+    }
 }
 
 #[test]
@@ -198,10 +258,6 @@ fn what_cannot_be_searched_is_refused() {
         (
             &["--find-goodput", "--slo", "ttft=1s", "--concurrency", "4"],
             "--concurrency",
-        ),
-        (
-            &["--find-goodput", "--slo", "ttft=1s", "--duration", "9s"],
-            "--duration",
         ),
         (
             &["--find-goodput", "--slo", "ttft=1s", "--rate", "1,2"],

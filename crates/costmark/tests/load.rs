@@ -378,6 +378,7 @@ fn workloads_are_listed_with_their_sources() {
     let text = stdout(&mut place.costmark(&["workloads"]));
     for name in [
         "chat",
+        "conversation",
         "code-completion",
         "summarisation",
         "rag",
@@ -391,6 +392,14 @@ fn workloads_are_listed_with_their_sources() {
     // The trace's own mean is 1155 and 211: straight lines between its quantiles are close.
     assert!((number(&all, "/0/mean_input_tokens") / 1155.0 - 1.0).abs() < 0.1);
     assert!((number(&all, "/0/mean_output_tokens") / 211.0 - 1.0).abs() < 0.1);
+    // A prompt of a conversation holds what was said before it; five turns at most, each of at most
+    // 4571 and 777 tokens.
+    assert_eq!(all[1]["name"], "conversation");
+    assert!(all[1]["turns"].is_string() && all[0].get("turns").is_none());
+    assert_eq!(
+        number(&all, "/1/longest_request_tokens"),
+        5.0 * (4571.0 + 777.0)
+    );
 }
 
 #[test]

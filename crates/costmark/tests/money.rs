@@ -190,6 +190,7 @@ fn a_margin_and_what_must_change() {
         host.contains("2026-11-25") && host.contains("BerriAI/litellm"),
         "{host}"
     );
+    assert!(host.contains("the run measured "), "{host}");
 }
 
 #[test]
@@ -209,6 +210,7 @@ fn electricity_stands_beside_the_hour() {
         words.contains("NOT measured") && words.contains("a rental price holds it"),
         "{text}"
     );
+    assert!(words.contains("do not belong together"), "{text}");
     let output = place
         .costmark(&args)
         .args(["--pue", "0.5"])
@@ -316,7 +318,7 @@ fn machines_side_by_side() {
     assert_eq!(found["runs"][1]["pareto"], false);
     let text = stdout(&mut place.costmark(&["rank", "r", "--slo-ttft-ms", "1000"]));
     narrow(&text);
-    assert!(text.contains("SLO: TTFT p90 up to 1000 ms"), "{text}");
+    assert!(text.contains("Limits: TTFT p90 up to 1000"), "{text}");
     refused(
         &place,
         &["rank", "r", "r", "r", "--watts", "1", "--watts", "2"],
@@ -471,6 +473,10 @@ fn money_that_can_not_be() {
     let (place, _) = measured();
     for (args, says) in [
         (&["price", "r", "--price", "0"][..], &["--price"][..]),
+        (
+            &["claims", "no-such-file.toml"],
+            &["cannot read no-such-file.toml"],
+        ),
         (
             &["price", "r", "--instance", "aws/p5.5xlarge"],
             &["--instance", "aws/p5.4xlarge"],

@@ -37,7 +37,49 @@ fn the_example_of_rates_runs_in_seconds() {
     assert!(table.contains("chat") && table.contains("8/s"), "{table}");
 }
 
-/// Of the other example the axes; its weights would take minutes here.
+/// The other example as it stands but for its size, which would take minutes here.
+#[test]
+fn the_example_of_formats_runs_on_a_small_shape() {
+    let place = Place::new();
+    let tiny = std::fs::read_to_string(place.path().join("tiny/config.json")).unwrap();
+    // Weights in q4_k come in blocks of 256.
+    let wide = tiny
+        .replace("\"hidden_size\": 64", "\"hidden_size\": 256")
+        .replace("\"intermediate_size\": 128", "\"intermediate_size\": 256")
+        .replace("\"head_dim\": 32", "\"head_dim\": 64");
+    assert_eq!(wide.matches("256").count(), 4);
+    std::fs::create_dir(place.path().join("wide")).unwrap();
+    std::fs::write(place.path().join("wide/config.json"), wide).unwrap();
+    let mut plan = std::fs::read_to_string(example("formats.toml")).unwrap();
+    for (of_the_example, small) in [
+        ("model = \"qwen3-0.6b\"", "model = \"wide\""),
+        ("input_len = 128", "input_len = 12"),
+        ("output_len = 64", "output_len = 4"),
+        ("shared_prefix = 32", "shared_prefix = 4"),
+        ("concurrency = [1, 4, 16]", "concurrency = [1, 2]"),
+        ("repeats = 3", "repeats = 1"),
+    ] {
+        assert!(plan.contains(of_the_example), "{of_the_example}");
+        plan = plan.replace(of_the_example, small);
+    }
+    plan.push_str("threads = 1\nprice = 1\n");
+    std::fs::write(place.path().join("small.toml"), plan).unwrap();
+    stdout(&mut place.costmark(&["run", "--plan", "small.toml", "-q", "-o", "out"]));
+    let document = place.document("out");
+    let dtypes: Vec<&str> = document["backends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["weight_dtype"].as_str().unwrap())
+        .collect();
+    assert_eq!(dtypes, ["bf16", "q8_0", "q4_k"]);
+    assert_eq!(document["units"].as_array().unwrap().len(), 3 * 2);
+    let levels = document["levels"].as_array().unwrap();
+    let cost = |level: &serde_json::Value| level["usd_per_mtok_output"]["value"].as_f64();
+    assert!(levels.iter().all(|l| cost(l).unwrap() > 0.0));
+}
+
+/// Axes of real weights, which are loaded only where units of theirs are left to measure.
 #[test]
 fn several_models_one_after_the_other_and_taken_up_again() {
     let place = Place::new();

@@ -11,6 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Place;
+use costmark_core::{MonotonicClock, Request, Sampling};
+use costmark_engine::{Checkpoint, Decoder, EngineCore, EngineOptions, OpenOptions};
+use serde_json::{Value, json};
 
 /// Longest any test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,9 +30,14 @@ impl Server {
         let config = std::fs::read_to_string(&file).unwrap();
         let config = config.replace("_embeddings\": 256", "_embeddings\": 4096");
         std::fs::write(&file, config).unwrap();
+        Self::of(place, &["--model", "tiny", "--weights", "synthetic"])
+    }
+
+    fn of(place: &Place, model: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_costmark"))
             .current_dir(place.path())
-            .args(["serve", "--model", "tiny", "--weights", "synthetic"])
+            .arg("serve")
+            .args(model)
             .args([
                 "--listen",
                 "127.0.0.1:0",
@@ -70,10 +78,33 @@ impl Server {
     }
 
     fn get(&self, path: &str) -> String {
+        self.say("GET", path, "")
+    }
+
+    /// The body of the answer.
+    fn say(&self, method: &str, path: &str, body: &str) -> String {
         let mut answer = String::new();
-        let mut socket = self.send("GET", path, "");
+        let mut socket = self.send(method, path, body);
         socket.read_to_string(&mut answer).unwrap();
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// The choice of an answer that is not streamed.
+    fn choice(&self, path: &str, body: &Value) -> Value {
+        let answer = self.say("POST", path, &body.to_string());
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert!(answer["error"].is_null(), "{answer}");
+        answer["choices"][0].clone()
+    }
+
+    /// The choices of the events of a stream.
+    fn choices(&self, path: &str, body: &Value) -> Vec<Value> {
+        let answer = self.say("POST", path, &body.to_string());
+        let events = answer.lines().filter_map(|l| l.strip_prefix("data: "));
+        events
+            .filter(|data| *data != "[DONE]")
+            .map(|data| serde_json::from_str::<Value>(data).unwrap()["choices"][0].clone())
+            .collect()
     }
 
     fn metric(&self, name: &str) -> f64 {
@@ -177,4 +208,122 @@ fn signals_let_what_is_in_flight_end_and_stop_the_server() {
         assert_eq!(status.code(), Some(0), "{name}: {status}");
         assert!(TcpStream::connect(&server.address).is_err(), "{name}");
     }
+}
+
+/// A trained checkpoint with a tokenizer, and a template beside it.
+fn golden(place: &Place) -> String {
+    let golden = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../costmark-engine/tests/golden/qwen3"
+    );
+    let folder = place.path().join("qwen3");
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(format!("{golden}/{file}"), folder.join(file)).unwrap();
+    }
+    let template = r#"{"chat_template":"{% for m in messages %}{{ m.content }}{% endfor %}"}"#;
+    std::fs::write(folder.join("tokenizer_config.json"), template).unwrap();
+    folder.to_str().unwrap().to_owned()
+}
+
+/// Log-probabilities of every token of the vocabulary before each greedy token, and those
+/// tokens, by the engine in this process.
+fn expected(folder: &str, prompt: &[u32], max_tokens: u32) -> Vec<(u32, Vec<f64>)> {
+    let mut checkpoint = Checkpoint::open(&OpenOptions::new(folder)).unwrap();
+    let decoder = Decoder::load(&checkpoint.config, checkpoint.weights.as_mut()).unwrap();
+    let clock = MonotonicClock::start();
+    let mut engine = EngineCore::new(decoder, &EngineOptions::default(), clock).unwrap();
+    let (sender, rows) = std::sync::mpsc::channel();
+    engine.observe_logits(Box::new(move |_, _, row| {
+        sender.send(row.to_vec()).unwrap()
+    }));
+    let request = Request {
+        id: 0,
+        prompt: prompt.to_vec(),
+        max_tokens,
+        ignore_eos: true,
+        sampling: Sampling::Greedy,
+        logprobs: None,
+    };
+    engine.add_request(&request).unwrap();
+    while !engine.is_idle() {
+        engine.step(&mut Vec::new()).unwrap();
+    }
+    let softmax = |row: Vec<f32>| {
+        let sum: f64 = row.iter().map(|&l| f64::from(l).exp()).sum();
+        let logprobs: Vec<f64> = row.iter().map(|&l| f64::from(l) - sum.ln()).collect();
+        let greatest = (0..logprobs.len()).max_by(|&a, &b| logprobs[a].total_cmp(&logprobs[b]));
+        (u32::try_from(greatest.unwrap()).unwrap(), logprobs)
+    };
+    rows.try_iter().map(softmax).collect()
+}
+
+#[track_caller]
+fn close(told: &Value, expected: f64) {
+    let told = told.as_f64().unwrap();
+    assert!((told - expected).abs() < 1e-3, "{told} for {expected}");
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_engine() {
+    let place = Place::new();
+    let folder = golden(&place);
+    let server = Server::of(&place, &["--model", &folder]);
+    let tokenizer = Checkpoint::open(&OpenOptions::new(folder.as_str())).unwrap();
+    let tokenizer = tokenizer.tokenizer.unwrap().load().unwrap();
+    let text = "the quick brown fox";
+    let prompt = tokenizer.encode_plain(text).unwrap();
+    let expected = expected(&folder, &prompt, 8);
+    let ids: Vec<u32> = expected.iter().map(|(id, _)| *id).collect();
+
+    let ask = json!({"prompt": prompt, "max_tokens": 8, "ignore_eos": true, "temperature": 0,
+        "logprobs": 3, "return_token_ids": true});
+    let whole = server.choice("/v1/completions", &ask);
+    assert_eq!(whole["token_ids"], json!(ids));
+    let told = &whole["logprobs"];
+    let written = whole["text"].as_str().unwrap();
+    for (i, (id, logprobs)) in expected.iter().enumerate() {
+        close(&told["token_logprobs"][i], logprobs[*id as usize]);
+        let name = told["tokens"][i].as_str().unwrap();
+        close(&told["top_logprobs"][i][name], logprobs[*id as usize]);
+        assert_eq!(told["top_logprobs"][i].as_object().unwrap().len(), 3);
+        if !name.starts_with("token_id:") {
+            let offset = usize::try_from(told["text_offset"][i].as_u64().unwrap()).unwrap();
+            let here: String = written.chars().skip(offset).collect();
+            // Bytes that were no character yet may stand before it.
+            assert!(here.contains(name), "{name} in {here}");
+        }
+    }
+
+    let mut ask = ask;
+    ask["stream"] = true.into();
+    let events = server.choices("/v1/completions", &ask);
+    let events: Vec<&Value> = events.iter().filter(|c| !c["logprobs"].is_null()).collect();
+    assert_eq!(events.len(), 8, "one token an event");
+    for (i, event) in events.iter().enumerate() {
+        for key in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+            assert_eq!(
+                event["logprobs"][key],
+                json!([told[key][i]]),
+                "{key} of {i}"
+            );
+        }
+    }
+
+    let ask = json!({"messages": [{"role": "user", "content": text}], "max_tokens": 8,
+        "min_tokens": 8, "temperature": 0, "logprobs": true, "top_logprobs": 2});
+    let chat = server.choice("/v1/chat/completions", &ask);
+    let content = chat["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(content.len(), 8);
+    for (told, (id, logprobs)) in content.iter().zip(&expected) {
+        close(&told["logprob"], logprobs[*id as usize]);
+        let top = told["top_logprobs"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["token"]), (2, &told["token"]));
+        let mut sorted = logprobs.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        close(&top[1]["logprob"], sorted[1]);
+    }
+    // Nothing is told to who does not ask.
+    let ask = json!({"prompt": prompt, "max_tokens": 2});
+    assert!(server.choice("/v1/completions", &ask)["logprobs"].is_null());
 }

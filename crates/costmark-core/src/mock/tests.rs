@@ -13,6 +13,7 @@ fn request(id: u64, max_tokens: u32) -> Request {
         max_tokens,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     }
 }
 

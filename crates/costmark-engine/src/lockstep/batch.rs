@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use candle_core::{Device, Tensor};
-use costmark_core::{FinishReason, Request, StepPart, Usage};
+use costmark_core::{FinishReason, Request, StepPart, TokenLogprobs, Usage};
 
 use crate::error::Result;
+use crate::logprobs;
 use crate::sampler::{NonFinite, Sampler};
 
 /// One sequence of a batch.
@@ -30,8 +31,14 @@ pub(super) struct Batch {
 pub(super) enum Sampled {
     /// It had ended before.
     Nothing,
-    /// The token, and why the request ended with it, if it did.
-    Token(u32, Option<FinishReason>),
+    /// A token.
+    Token {
+        token: u32,
+        /// How likely it was, where that was asked for.
+        logprobs: Option<Box<TokenLogprobs>>,
+        /// Why the request ended with it, if it did.
+        reason: Option<FinishReason>,
+    },
     /// Its logits were NaN or infinite; it ends.
     NonFinite(NonFinite),
 }
@@ -149,7 +156,12 @@ impl Slot {
             (self.produced == self.request.max_tokens).then_some(FinishReason::Length)
         };
         self.done = reason.is_some();
-        Sampled::Token(token, reason)
+        let (id, top) = (self.request.id, self.request.logprobs);
+        Sampled::Token {
+            token,
+            logprobs: top.map(|top| Box::new(logprobs::of(id, token, row, top))),
+            reason,
+        }
     }
 
     /// What the request consumed and produced so far.
@@ -175,6 +187,7 @@ mod tests {
             max_tokens,
             ignore_eos: true,
             sampling: Sampling::Greedy,
+            logprobs: None,
         })
         .unwrap()
     }

@@ -160,7 +160,12 @@ impl Worker {
                     ErrorClass::NonFiniteLogits,
                     format!("{error}: the weights may be damaged; try another checkpoint"),
                 ),
-                Sampled::Token(token, reason) => {
+                Sampled::Token {
+                    token,
+                    logprobs,
+                    reason,
+                } => {
+                    self.events.extend(logprobs.map(Event::Logprobs));
                     self.events.push(Event::Tokens(TokenEvent {
                         request,
                         at_ns: end_ns,

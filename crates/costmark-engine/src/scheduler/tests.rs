@@ -16,6 +16,7 @@ fn request(id: RequestId, prompt: Vec<u32>, max_tokens: u32) -> Request {
         max_tokens,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn run(core: &mut EngineCore, prompts: &[&[u32]], n: usize) -> Output
             Event::Step(step) => steps.push(step),
             Event::Sent { .. } => panic!("sent when submitted"),
             Event::TokenRun(_) => unreachable!("the engine tells every token"),
+            Event::Logprobs(_) => panic!("they were not asked for"),
         }
     }
     let mut seen = seen.lock().unwrap();

@@ -86,6 +86,7 @@ pub(crate) fn greedy_request(id: RequestId, prompt: &[u32], max_tokens: usize) -
         max_tokens: max_tokens as u32,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     }
 }
 

@@ -16,6 +16,7 @@ use super::connect::tls_config;
 use super::detect::{Facts, detect};
 use super::error::ConnectError;
 use super::outbox::Outbox;
+use super::recount::Recounter;
 use super::request::Job;
 use super::tally::{Counts, Tally};
 use super::watch::Watch;
@@ -75,14 +76,19 @@ impl HttpBackend {
                 tells_ids: false,
                 refused: Vec::new(),
             },
-            count_text: false,
+            recounter: None,
             outbox: Arc::clone(&outbox),
             tally: tally.clone(),
             options,
         };
         let facts = detect(&settings)?;
         settings.dialect = facts.dialect.clone();
-        settings.count_text = !facts.tells_usage && settings.options.text.is_some();
+        if let Some(text) = settings.options.text.as_ref().filter(|_| facts.tells_usage) {
+            let started = Recounter::start(Arc::clone(text), tally.clone());
+            settings.recounter = Some(started.map_err(|error| {
+                ConnectError::Run(format!("the system refuses a thread: {error}"))
+            })?);
+        }
         let workers = (0..settings.options.threads.max(1))
             .map(|_| Worker::start(settings.clone()))
             .collect::<Result<Vec<_>, _>>()?;
@@ -127,6 +133,7 @@ impl HttpBackend {
             body: self.dialect.body(request, &text),
             input_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
             max_tokens: request.max_tokens,
+            exact: request.ignore_eos,
         })
     }
 

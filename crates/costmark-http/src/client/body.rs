@@ -100,6 +100,15 @@ impl Dialect {
         !self.refused.contains(&field)
     }
 
+    /// What bounds the length of an answer.
+    pub(crate) fn length_field(&self) -> &'static str {
+        if self.takes(Field::MaxTokens) {
+            "max_tokens"
+        } else {
+            "max_completion_tokens"
+        }
+    }
+
     /// The body; `text` is the prompt where ids are not taken.
     pub(crate) fn body(&self, request: &Request, text: &str) -> Bytes {
         let prompt = if self.ids {
@@ -182,6 +191,7 @@ mod tests {
             max_tokens: 9,
             ignore_eos: true,
             sampling: Sampling::Greedy,
+            logprobs: None,
         }
     }
 

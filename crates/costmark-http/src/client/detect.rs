@@ -203,9 +203,15 @@ impl Detection {
                  tokenizer to make them exact"
             }
         };
-        facts
-            .notes
-            .push(format!("Driven through {path}, {prompts}."));
+        let lengths = [Field::IgnoreEos, Field::MinTokens]
+            .into_iter()
+            .filter(|&field| dialect.takes(field))
+            .fold(dialect.length_field().to_owned(), |all, field| {
+                format!("{all}, {}", field.name())
+            });
+        facts.notes.push(format!(
+            "Driven through {path}, {prompts}; exact lengths by {lengths}."
+        ));
         if !dialect.refused.is_empty() {
             let names: Vec<&str> = dialect.refused.iter().map(|f| f.name()).collect();
             facts
@@ -238,6 +244,7 @@ impl Detection {
             max_tokens: TRIAL_TOKENS,
             ignore_eos: true,
             sampling: Sampling::Greedy,
+            logprobs: None,
         };
         let body = dialect.body(&asked, &words(&TRIAL_IDS));
         let path = dialect.api.path();

@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod exchange;
 mod outbox;
+mod recount;
 mod request;
 mod secrets;
 mod tally;

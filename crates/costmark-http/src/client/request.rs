@@ -14,6 +14,7 @@ use hyper::{Method, StatusCode, Version};
 use super::connect::Line;
 use super::error::failure;
 use super::exchange::{Deadline, Exchange};
+use super::recount::Answered;
 use super::worker::Shared;
 use crate::wire::{Answer, Arrived, Finish, error_text};
 
@@ -24,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) body: Bytes,
     pub(crate) input_tokens: u32,
     pub(crate) max_tokens: u32,
+    /// All of these are wanted, whatever the model would end with.
+    pub(crate) exact: bool,
 }
 
 /// Longest message kept of what a server says of a failure.
@@ -108,7 +111,7 @@ impl<'a> Running<'a> {
                 "the server answered with one JSON document where a stream was asked for",
             ));
         }
-        let keep_text = self.shared.count_text;
+        let keep_text = self.shared.text.is_some();
         let mut answer = if self.shared.dialect.stream {
             Answer::streamed(keep_text)
         } else {
@@ -145,7 +148,7 @@ impl<'a> Running<'a> {
                 "the server aborted the request",
             ));
         }
-        let ending = self.finish(&answer, last_ns);
+        let ending = self.finish(&mut answer, last_ns);
         Ok((ending, Some(exchange)))
     }
 
@@ -245,12 +248,13 @@ impl<'a> Running<'a> {
 
     /// Settles the counts: the server's where it tells them, else a tokenizer's, else the
     /// number of events.
-    fn finish(&mut self, answer: &Answer, at_ns: u64) -> Event {
+    fn finish(&mut self, answer: &mut Answer, at_ns: u64) -> Event {
+        let text = answer.seen.text.take();
         let seen = &answer.seen;
         let events = self.arrived.get();
         let told = seen.usage.map(|usage| usage.completion_tokens);
         let by_text = || {
-            let text = seen.text.as_deref()?;
+            let text = text.as_deref()?;
             Some(self.shared.text.as_ref()?.count(text))
         };
         let counted = told.or_else(by_text).filter(|&n| n > 0);
@@ -293,11 +297,18 @@ impl<'a> Running<'a> {
                 counts.with_fewer += 1;
                 counts.fewer_tokens += u64::from(fewer);
             }
+            let early = seen.finish == Some(Finish::Stop) && output < self.job.max_tokens;
+            counts.stopped_early += u64::from(self.job.exact && early);
             if input > 0 && input != self.job.input_tokens {
                 counts.prompts_differ += 1;
                 counts.prompt_surplus += i64::from(input) - i64::from(self.job.input_tokens);
             }
         });
+        if let (Some(told_tokens), Some(text), Some(recounter)) =
+            (told, text, &self.shared.recounter)
+        {
+            recounter.offer(Answered { text, told_tokens });
+        }
         let full = output >= self.job.max_tokens;
         Event::Finished {
             request: self.job.id,

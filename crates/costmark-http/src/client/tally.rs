@@ -26,9 +26,17 @@ pub(crate) struct Counts {
     /// Of these, requests that came to content, and the sum of how long that took.
     pub(crate) reasoned_to_content: u64,
     pub(crate) first_content_ns: u64,
+    /// Requests that ended before the exact length that was asked for.
+    pub(crate) stopped_early: u64,
     /// Requests whose prompt the server counted otherwise than it was made.
     pub(crate) prompts_differ: u64,
     pub(crate) prompt_surplus: i64,
+    /// Answers the tokenizer here counted again, those it counted otherwise than the server,
+    /// and the tokens of all of them as either counts.
+    pub(crate) recounted: u64,
+    pub(crate) recounts_differ: u64,
+    pub(crate) recounted_told: u64,
+    pub(crate) recounted_here: u64,
     /// Requests sent again because an idle connection had been closed.
     pub(crate) resent: u64,
 }
@@ -62,10 +70,27 @@ impl Counts {
                 self.with_fewer, self.fewer_tokens
             ));
         }
+        if self.stopped_early > 0 {
+            notes.push(format!(
+                "In {} of {n} requests the server stopped before the exact length it was asked \
+                 for: it heeds neither ignore_eos nor min_tokens. --stop-at-eos takes lengths as \
+                 they come.",
+                self.stopped_early
+            ));
+        }
         if self.uncounted > 0 {
             notes.push(format!(
                 "In {} of {n} requests the server told no token counts.",
                 self.uncounted
+            ));
+        }
+        if self.recounts_differ > 0 {
+            notes.push(format!(
+                "WARNING: the server's token counts and those of --tokenizer disagree in {} of {} \
+                 answers that were counted again: {} tokens there, {} here. The server's are used. \
+                 Text need not be cut into the tokens it was made of, least of all text of random \
+                 weights; otherwise the server miscounts, or the tokenizer is not the model's.",
+                self.recounts_differ, self.recounted, self.recounted_told, self.recounted_here
             ));
         }
         if self.prompts_differ > 0 {
@@ -126,5 +151,11 @@ mod tests {
             notes[0].contains("4 of 9") && notes[0].contains("+2.5"),
             "{notes:?}"
         );
+        tally.add(|counts| (counts.recounted, counts.recounted_told) = (7, 70));
+        assert_eq!(tally.counts().notes(), notes, "they agree");
+        tally.add(|counts| counts.recounts_differ = 2);
+        let notes = tally.counts().notes();
+        let warned = |note: &String| note.starts_with("WARNING") && note.contains("2 of 7");
+        assert!(notes.iter().any(warned), "{notes:?}");
     }
 }

@@ -20,6 +20,7 @@ use super::connect::{Connector, Line};
 use super::endpoint::Endpoint;
 use super::error::{ConnectError, failure};
 use super::outbox::Outbox;
+use super::recount::Recounter;
 use super::request::{Job, serve};
 use super::secrets::Secrets;
 use super::tally::Tally;
@@ -40,8 +41,8 @@ pub(crate) struct Shared {
     pub(crate) secrets: Secrets,
     pub(crate) timeouts: Timeouts,
     pub(crate) text: Option<Arc<dyn PromptText>>,
-    /// Output text must be kept, since only a tokenizer can count it.
-    pub(crate) count_text: bool,
+    /// Counts answers again whose server counts them.
+    pub(crate) recounter: Option<Recounter>,
     pub(crate) tally: Tally,
     connector: Connector,
     idle: RefCell<Vec<Line>>,
@@ -59,7 +60,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) clock: MonotonicClock,
     pub(crate) dialect: Dialect,
-    pub(crate) count_text: bool,
+    pub(crate) recounter: Option<Recounter>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) tally: Tally,
 }
@@ -76,7 +77,7 @@ impl Shared {
             secrets: options.secrets.clone(),
             timeouts: options.timeouts,
             text: options.text.clone(),
-            count_text: settings.count_text,
+            recounter: settings.recounter,
             tally: settings.tally,
             idle: RefCell::default(),
             live: RefCell::default(),

@@ -82,8 +82,13 @@ impl Scripted {
             .enable_io()
             .enable_time()
             .build()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        crate::listen::prepare(&listener)?;
         let address = listener.local_addr()?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
         let stage = Arc::new(Stage {
             play: Box::new(play),
             truths: Mutex::default(),
@@ -171,8 +176,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     stage: &Stage,
 ) -> io::Result<()> {
     let mut buffer = Vec::new();
-    while let Some(received) = read_request(&mut socket, &mut buffer).await? {
-        let begin = Instant::now();
+    while let Some((received, begin)) = read_request(&mut socket, &mut buffer).await? {
         let Script(acts) = (stage.play)(&received);
         let mut truth = Truth::default();
         let played = play(&mut socket, acts, begin, &mut truth).await;
@@ -216,15 +220,16 @@ async fn play<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(true)
 }
 
-/// The next request; `None` when the client has closed.
+/// The next request and when its last bytes left the socket; `None` when the client has closed.
 async fn read_request<S: AsyncRead + Unpin>(
     socket: &mut S,
     buffer: &mut Vec<u8>,
-) -> io::Result<Option<Received>> {
+) -> io::Result<Option<(Received, Instant)>> {
+    let mut arrived = Instant::now();
     loop {
         if let Some((received, used)) = parse(buffer)? {
             buffer.drain(..used);
-            return Ok(Some(received));
+            return Ok(Some((received, arrived)));
         }
         if buffer.len() > MAX_REQUEST_BYTES {
             return Err(io::ErrorKind::InvalidData.into());
@@ -232,6 +237,7 @@ async fn read_request<S: AsyncRead + Unpin>(
         if socket.read_buf(buffer).await? == 0 {
             return Ok(None);
         }
+        arrived = Instant::now();
     }
 }
 

@@ -7,11 +7,12 @@ use std::sync::mpsc::Sender;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use costmark_core::{FinishReason, RequestError, RequestId, Usage};
+use costmark_core::{FinishReason, RequestError, RequestId, TokenLogprobs, Usage};
 use hyper::body::{Body, Frame};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::logprobs::{self, Told};
 use super::pump::{Command, Piece};
 use super::text::Detokenizer;
 
@@ -38,6 +39,7 @@ pub(crate) struct Style {
     pub(crate) created: u64,
     pub(crate) include_usage: bool,
     pub(crate) token_ids: bool,
+    pub(crate) logprobs: bool,
 }
 
 /// One answer in the making.
@@ -46,6 +48,10 @@ pub(crate) struct Answering {
     pub(crate) guard: Guard,
     pub(crate) pieces: UnboundedReceiver<Piece>,
     pub(crate) detokenizer: Detokenizer,
+    /// Log-probabilities of tokens that have not been written yet.
+    told: Vec<Told>,
+    /// Characters written so far.
+    text_chars: usize,
 }
 
 fn finish_word(reason: FinishReason) -> &'static str {
@@ -66,6 +72,49 @@ fn usage_json(usage: &Usage) -> Value {
 }
 
 impl Answering {
+    pub(crate) fn new(
+        style: Style,
+        guard: Guard,
+        pieces: UnboundedReceiver<Piece>,
+        detokenizer: Detokenizer,
+    ) -> Self {
+        Self {
+            style,
+            guard,
+            pieces,
+            detokenizer,
+            told: Vec::new(),
+            text_chars: 0,
+        }
+    }
+
+    /// The text that a token completes.
+    fn text_of(&mut self, id: u32) -> String {
+        let text = self.detokenizer.push(id);
+        self.text_chars += text.chars().count();
+        text
+    }
+
+    fn remember(&mut self, logprobs: TokenLogprobs) {
+        self.told.push(Told {
+            logprobs,
+            text_offset: self.text_chars,
+        });
+    }
+
+    /// `logprobs` of a choice, of the tokens since it was last asked for.
+    fn logprobs(&mut self) -> Value {
+        let told = std::mem::take(&mut self.told);
+        if !self.style.logprobs || told.is_empty() {
+            return Value::Null;
+        }
+        if self.style.chat {
+            logprobs::chat(&told, &self.detokenizer)
+        } else {
+            logprobs::completions(&told, &self.detokenizer)
+        }
+    }
+
     fn envelope(&self, object: &str, choices: Value) -> Value {
         let style = &self.style;
         let prefix = if style.chat { "chatcmpl" } else { "cmpl" };
@@ -83,9 +132,10 @@ impl Answering {
         let (mut text, mut ids) = (String::new(), Vec::new());
         loop {
             match self.pieces.recv().await {
+                Some(Piece::Logprobs(logprobs)) => self.remember(*logprobs),
                 Some(Piece::Token(id)) => {
                     if let Some(id) = id {
-                        text += &self.detokenizer.push(id);
+                        text += &self.text_of(id);
                         ids.push(id);
                     }
                 }
@@ -97,7 +147,7 @@ impl Answering {
                     } else {
                         json!({"index": 0, "text": text})
                     };
-                    choice["logprobs"] = Value::Null;
+                    choice["logprobs"] = self.logprobs();
                     choice["finish_reason"] = finish_word(reason).into();
                     if self.style.token_ids {
                         choice["token_ids"] = ids.into();
@@ -120,13 +170,13 @@ impl Answering {
         }
     }
 
-    fn event(&self, text: &str, ids: &[u32], reason: Option<FinishReason>) -> Value {
+    fn event(&mut self, text: &str, ids: &[u32], reason: Option<FinishReason>) -> Value {
         let mut choice = if self.style.chat {
             json!({"index": 0, "delta": {"content": text}})
         } else {
             json!({"index": 0, "text": text})
         };
-        choice["logprobs"] = Value::Null;
+        choice["logprobs"] = self.logprobs();
         choice["finish_reason"] = reason.map_or(Value::Null, |r| finish_word(r).into());
         if self.style.token_ids {
             choice["token_ids"] = ids.into();
@@ -187,12 +237,11 @@ impl EventStream {
         match piece {
             Some(Piece::Token(id)) => {
                 let ids: Vec<u32> = id.into_iter().collect();
-                let text: String = ids
-                    .iter()
-                    .map(|&id| answering.detokenizer.push(id))
-                    .collect();
+                let text: String = ids.iter().map(|&id| answering.text_of(id)).collect();
                 add(&answering.event(&text, &ids, None));
             }
+            // Told with its token.
+            Some(Piece::Logprobs(logprobs)) => answering.remember(*logprobs),
             Some(Piece::End(reason, usage)) => {
                 answering.guard.ended = true;
                 self.over = true;
@@ -230,13 +279,18 @@ impl Body for EventStream {
         if self.over {
             return Poll::Ready(None);
         }
-        let piece = match self.first.take() {
-            Some(piece) => Some(piece),
-            None => match self.answering.pieces.poll_recv(cx) {
-                Poll::Ready(piece) => piece,
-                Poll::Pending => return Poll::Pending,
-            },
-        };
-        Poll::Ready(Some(Ok(Frame::data(self.write(piece)))))
+        loop {
+            let piece = match self.first.take() {
+                Some(piece) => Some(piece),
+                None => match self.answering.pieces.poll_recv(cx) {
+                    Poll::Ready(piece) => piece,
+                    Poll::Pending => return Poll::Pending,
+                },
+            };
+            let bytes = self.write(piece);
+            if !bytes.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+        }
     }
 }

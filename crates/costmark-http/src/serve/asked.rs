@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::TextModel;
 use super::chat::{ChatTemplate, Turn};
 
+/// Most likeliest tokens that can be asked for with each token.
+const MAX_TOP_LOGPROBS: u32 = 20;
 /// Tokens where none are named, as the interface has it.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
@@ -44,6 +46,8 @@ pub(crate) struct Asked {
     n: Option<u32>,
     #[serde(default)]
     logprobs: Option<Value>,
+    #[serde(default)]
+    top_logprobs: Option<u32>,
     #[serde(default)]
     stop: Option<Value>,
     #[serde(default)]
@@ -91,6 +95,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) max_context: u32,
     pub(crate) text: Option<&'a dyn TextModel>,
     pub(crate) chat: Option<&'a ChatTemplate>,
+    /// Whether what serves has log-probabilities.
+    pub(crate) logprobs: bool,
 }
 
 impl Asked {
@@ -152,6 +158,7 @@ impl Asked {
             max_tokens,
             ignore_eos: exact || self.ignore_eos.unwrap_or(false),
             sampling: self.sampling(id)?,
+            logprobs: self.logprobs(chat, terms)?,
         })
     }
 
@@ -164,9 +171,6 @@ impl Asked {
         if self.n.is_some_and(|n| n != 1) {
             return Err("n: one choice per request is supported".into());
         }
-        if asks(&self.logprobs) {
-            return Err("logprobs: this server's engine does not hand them out".into());
-        }
         if asks(&self.stop) && !self.stop.as_ref().is_some_and(nothing) {
             return Err("stop: stop sequences are not supported".into());
         }
@@ -174,6 +178,39 @@ impl Asked {
             return Err("echo is not supported".into());
         }
         Ok(())
+    }
+
+    /// How many likeliest tokens are wanted with each token, as each interface has it; `None`
+    /// where no log-probabilities are.
+    fn logprobs(&self, chat: bool, terms: &Terms<'_>) -> Result<Option<u32>, String> {
+        let number = |value: &Value| value.as_u64().map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let top = match (&self.logprobs, chat) {
+            (None | Some(Value::Null | Value::Bool(false)), _) => {
+                return match self.top_logprobs {
+                    None | Some(0) => Ok(None),
+                    Some(_) => Err("top_logprobs needs logprobs: true".into()),
+                };
+            }
+            (Some(Value::Bool(true)), true) => Some(self.top_logprobs.unwrap_or(0)),
+            (Some(value), false) if self.top_logprobs.is_none() => number(value),
+            _ => None,
+        };
+        let top = top.ok_or(if chat {
+            "logprobs must be true or false here, and top_logprobs a number"
+        } else {
+            "logprobs must be the number of likeliest tokens wanted with each token; true and \
+             top_logprobs are for /v1/chat/completions"
+        })?;
+        if top > MAX_TOP_LOGPROBS {
+            return Err(format!(
+                "logprobs: {top} likeliest tokens were asked for, at most {MAX_TOP_LOGPROBS} are \
+                 told"
+            ));
+        }
+        if !terms.logprobs {
+            return Err("logprobs: what serves here is no model and has none".into());
+        }
+        Ok(Some(top))
     }
 
     fn prompt(&self, terms: &Terms<'_>) -> Result<Vec<u32>, String> {
@@ -257,6 +294,7 @@ mod tests {
             max_context: 20,
             text: None,
             chat: None,
+            logprobs: true,
         };
         asked.request(3, asked.messages.is_some(), &terms)
     }
@@ -284,6 +322,34 @@ mod tests {
     }
 
     #[test]
+    fn log_probabilities_are_asked_for_in_two_ways() {
+        let asked = |json: &str, chat: bool, logprobs: bool| {
+            let asked: Asked = serde_json::from_str(json).unwrap();
+            let terms = Terms {
+                model: "m",
+                max_context: 20,
+                text: None,
+                chat: None,
+                logprobs,
+            };
+            asked.logprobs(chat, &terms)
+        };
+        for nothing in ["{}", r#"{"logprobs":null}"#, r#"{"logprobs":false}"#] {
+            for chat in [false, true] {
+                assert_eq!(asked(nothing, chat, false), Ok(None));
+            }
+        }
+        assert_eq!(asked(r#"{"logprobs":0}"#, false, true), Ok(Some(0)));
+        assert_eq!(asked(r#"{"logprobs":20}"#, false, true), Ok(Some(20)));
+        assert_eq!(asked(r#"{"logprobs":true}"#, true, true), Ok(Some(0)));
+        let top = r#"{"logprobs":true,"top_logprobs":5}"#;
+        assert_eq!(asked(top, true, true), Ok(Some(5)));
+        assert!(asked(top, true, false).unwrap_err().contains("no model"));
+        let number = asked(r#"{"logprobs":5}"#, true, true);
+        assert!(number.unwrap_err().contains("true or false"));
+    }
+
+    #[test]
     fn what_cannot_be_done_is_said() {
         for (json, words) in [
             (r#"{"prompt":[1],"max_tokens":20}"#, "context is 20"),
@@ -296,7 +362,11 @@ mod tests {
                 "chat template",
             ),
             (r#"{"prompt":[1],"n":2}"#, "one choice"),
-            (r#"{"prompt":[1],"logprobs":1}"#, "logprobs"),
+            (r#"{"prompt":[1],"logprobs":true}"#, "number of likeliest"),
+            (r#"{"prompt":[1],"logprobs":-1}"#, "number of likeliest"),
+            (r#"{"prompt":[1],"logprobs":21}"#, "at most 20"),
+            (r#"{"prompt":[1],"logprobs":2,"top_logprobs":2}"#, "chat"),
+            (r#"{"prompt":[1],"top_logprobs":2}"#, "logprobs: true"),
             (r#"{"prompt":[1],"stop":["x"]}"#, "stop sequences"),
             (
                 r#"{"prompt":[1],"min_tokens":2,"max_tokens":5}"#,

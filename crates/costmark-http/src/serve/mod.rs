@@ -7,6 +7,7 @@
 mod answer;
 mod asked;
 mod chat;
+mod logprobs;
 mod metrics;
 mod pump;
 mod routes;
@@ -79,7 +80,7 @@ pub fn serve(
     options: &ServeOptions,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
+    crate::listen::prepare(&listener)?;
     let metrics = Arc::new(Metrics::default());
     let (commands, inbox) = std::sync::mpsc::channel();
     let desk = Desk::new(backend.info(), options, commands, Arc::clone(&metrics));

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use costmark_core::{Backend, Event, FinishReason, Request, RequestError, RequestId, Usage};
+use costmark_core::{
+    Backend, Event, FinishReason, Request, RequestError, RequestId, TokenLogprobs, Usage,
+};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::metrics::Metrics;
@@ -26,6 +28,8 @@ pub(crate) enum Command {
 /// What comes back.
 #[derive(Debug)]
 pub(crate) enum Piece {
+    /// How likely the next token was.
+    Logprobs(Box<TokenLogprobs>),
     Token(Option<u32>),
     End(FinishReason, Usage),
     Failed(RequestError),
@@ -125,6 +129,11 @@ impl<'a> Pump<'a> {
         match event {
             Event::Sent { .. } => {}
             Event::Step(step) => self.metrics.change(|values| values.on_step(&step)),
+            Event::Logprobs(told) => {
+                if let Some(answer) = self.waiting.get(&told.request) {
+                    _ = answer.send(Piece::Logprobs(told));
+                }
+            }
             Event::Tokens(tokens) => {
                 self.pass_on(tokens.request, tokens.tokens, tokens.token_id);
             }

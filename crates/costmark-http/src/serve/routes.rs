@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use costmark_core::{BackendInfo, ErrorClass, RequestError};
+use costmark_core::{BackendInfo, BackendKind, ErrorClass, RequestError};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -38,6 +38,8 @@ pub(crate) struct Desk {
     max_context: u32,
     max_sequences: u32,
     vocab_size: Option<u64>,
+    /// What serves computes a distribution.
+    logprobs: bool,
     software: String,
     commands: Sender<Command>,
     metrics: Arc<Metrics>,
@@ -72,6 +74,7 @@ impl Desk {
             max_context: info.max_context,
             max_sequences: info.max_sequences,
             vocab_size: info.shape.map(|shape| shape.vocab_size),
+            logprobs: matches!(info.kind, BackendKind::Engine | BackendKind::Lockstep),
             software: info.software.clone(),
             commands,
             metrics,
@@ -173,8 +176,17 @@ impl Desk {
             max_context: self.max_context,
             text: self.options.text.as_deref(),
             chat: self.options.chat.as_deref(),
+            logprobs: self.logprobs,
         };
         let request = asked.request(id, chat, &terms).map_err(wrong)?;
+        let style = Style {
+            chat,
+            model: Arc::clone(&self.model),
+            created: now_s(),
+            include_usage: asked.include_usage(),
+            token_ids: asked.return_token_ids(),
+            logprobs: request.logprobs.is_some(),
+        };
         let (sender, mut pieces) = unbounded_channel();
         let gone = |_| Refusal::from(stopped());
         self.commands
@@ -185,21 +197,9 @@ impl Desk {
             commands: self.commands.clone(),
             ended: false,
         };
-        let style = Style {
-            chat,
-            model: Arc::clone(&self.model),
-            created: now_s(),
-            include_usage: asked.include_usage(),
-            token_ids: asked.return_token_ids(),
-        };
         let detokenizer = Detokenizer::new(self.options.text.clone());
         if asked.stream != Some(true) {
-            let answering = Answering {
-                style,
-                guard,
-                pieces,
-                detokenizer,
-            };
+            let answering = Answering::new(style, guard, pieces, detokenizer);
             let whole = answering.whole().await;
             drop(place);
             return Ok(json_page(StatusCode::OK, &whole?));
@@ -213,12 +213,7 @@ impl Desk {
             Some(piece) => piece,
             None => return Err(stopped().into()),
         };
-        let answering = Answering {
-            style,
-            guard,
-            pieces,
-            detokenizer,
-        };
+        let answering = Answering::new(style, guard, pieces, detokenizer);
         let stream = EventStream::new(answering, first).map_frame(move |frame| {
             _ = &place; // given back when the stream ends
             frame

@@ -47,6 +47,18 @@ impl Detokenizer {
         new
     }
 
+    /// The text of a token by itself, a space before it included; `None` where it is not whole
+    /// characters, or no text at all.
+    pub(crate) fn spell(&self, id: u32) -> Option<String> {
+        let Some(model) = &self.model else {
+            return Some(format!(" {id}"));
+        };
+        // Decoders drop the space before the first token of a text, so it is read as the second.
+        let (one, two) = (model.decode(&[id]).ok()?, model.decode(&[id, id]).ok()?);
+        let spelt = two.get(one.len()..)?;
+        (!spelt.is_empty() && !spelt.contains(UNFINISHED)).then(|| spelt.to_owned())
+    }
+
     /// What is left: characters that were never finished.
     pub(crate) fn rest(&mut self) -> String {
         let Some(model) = &self.model else {
@@ -103,5 +115,28 @@ mod tests {
         assert_eq!(detokenizer.push(0xc3), "");
         assert_eq!(detokenizer.rest(), "\u{fffd}");
         assert_eq!(Detokenizer::new(None).push(7), " 7");
+    }
+
+    /// Words with a space before all but the first of a text.
+    struct Words;
+
+    impl TextModel for Words {
+        fn encode(&self, _: &str, _: bool) -> Result<Vec<u32>, String> {
+            Err("not asked".into())
+        }
+
+        fn decode(&self, ids: &[u32]) -> Result<String, String> {
+            let words: Vec<&str> = ids.iter().map(|_| "word").collect();
+            Ok(words.join(" "))
+        }
+    }
+
+    #[test]
+    fn a_token_is_spelt_with_its_space() {
+        let words = Detokenizer::new(Some(Arc::new(Words)));
+        assert_eq!(words.spell(3).as_deref(), Some(" word"));
+        let bytes = Detokenizer::new(Some(Arc::new(Bytes)));
+        assert_eq!(bytes.spell(0xc3), None);
+        assert_eq!(bytes.spell(0x61).as_deref(), Some("a"));
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn request(id: u64, max_tokens: u32) -> Request {
         max_tokens,
         ignore_eos: true,
         sampling: Sampling::Greedy,
+        logprobs: None,
     }
 }
 
@@ -92,6 +93,7 @@ pub(crate) fn wait(backend: &mut HttpBackend) -> Fate {
                 Event::Failed { error, .. } => fate.failed = Some((error.class, error.message)),
                 Event::Step(_) => panic!("steps cannot be seen"),
                 Event::TokenRun(_) => panic!("every token is told"),
+                Event::Logprobs(_) => panic!("they are not asked for"),
             }
         }
         if fate.finished.is_some() || fate.failed.is_some() {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use format::Lines;
 pub(crate) use format::length as token_count;
 pub use format::{TRACE_BLOCK_TOKENS, TraceFormat};
-pub use info::{LengthQuantiles, SPARKLINE_BINS, TraceInfo};
+pub use info::{LengthQuantiles, MOST_BLOCKS, SPARKLINE_BINS, TraceInfo};
 pub use source::TraceSource;
 
 use crate::schedule::Schedule;
@@ -112,8 +112,8 @@ pub enum TraceError {
 impl Trace {
     /// Reads a trace; the format shows in its first line. `name` is what errors call it.
     ///
-    /// Line by line: of a file of any size only the stretch asked for is held, and nothing
-    /// after that stretch is read.
+    /// Line by line: of a file of any size only the stretch asked for is held, 32 bytes a request
+    /// and 8 a block id, and nothing after that stretch is read.
     ///
     /// # Errors
     /// The first line that is malformed, out of order or of impossible length, with its
@@ -123,68 +123,12 @@ impl Trace {
         name: &str,
         options: &TraceOptions,
     ) -> Result<Self, TraceError> {
-        check(options)?;
-        let at_line = |line: u64, reason: String| TraceError::Line {
-            name: name.to_owned(),
-            line,
-            reason,
-        };
-        let mut source = LineReader::new(reader);
-        let io = |source| TraceError::Io {
-            name: name.to_owned(),
-            source,
-        };
-        if !source.next().map_err(io)? {
-            return Err(at_line(1, "the file is empty".into()));
-        }
-        let (lines, mut pending) =
-            Lines::detect(&source.line).map_err(|reason| at_line(1, reason))?;
-        let (mut requests, mut failed) = (Vec::new(), 0);
-        let (mut first_s, mut last_s) = (None, f64::NEG_INFINITY);
-        // The first line is a request itself where there is no header.
-        while pending || source.next().map_err(io)? {
-            pending = false;
-            if source.line.trim().is_empty() {
-                continue;
-            }
-            let entry = lines
-                .parse(&source.line)
-                .map_err(|reason| at_line(source.number, reason))?;
-            if entry.at_s < last_s {
-                let reason =
-                    "the request came before the one in front of it; sort the trace by time";
-                return Err(at_line(source.number, reason.into()));
-            }
-            last_s = entry.at_s;
-            let at_s = entry.at_s - *first_s.get_or_insert(entry.at_s);
-            if options.to_s.is_some_and(|to_s| at_s >= to_s)
-                || options.max_requests.is_some_and(|n| requests.len() >= n)
-            {
-                break;
-            }
-            if at_s < options.from_s {
-                continue;
-            }
-            if entry.output_tokens == 0 {
-                failed += 1;
-                continue;
-            }
-            requests.push(TraceRequest {
-                at_ns: ((at_s - options.from_s) / options.speed * 1e9).round() as u64,
-                input_tokens: entry.input_tokens,
-                output_tokens: entry.output_tokens,
-                blocks: entry.blocks,
-            });
-        }
-        if requests.is_empty() {
-            return Err(TraceError::Empty {
-                name: name.to_owned(),
-            });
-        }
+        let mut requests = Vec::new();
+        let read = each_request(reader, name, options, |request| requests.push(request))?;
         Ok(Self {
-            format: lines.format(),
+            format: read.format,
             requests: requests.into(),
-            failed,
+            failed: read.failed,
         })
     }
 
@@ -200,6 +144,83 @@ impl Trace {
         let at_ns = |r: &TraceRequest| (r.at_ns as f64 / speed).round() as u64;
         Schedule::Times(self.requests.iter().map(at_ns).collect())
     }
+}
+
+/// What is known of a trace beside its requests.
+struct Read {
+    format: TraceFormat,
+    /// Requests in the stretch that failed when they were recorded.
+    failed: u64,
+}
+
+/// Hands over the requests of the stretch one by one, and holds none.
+fn each_request(
+    reader: impl BufRead,
+    name: &str,
+    options: &TraceOptions,
+    mut take: impl FnMut(TraceRequest),
+) -> Result<Read, TraceError> {
+    check(options)?;
+    let at_line = |line: u64, reason: String| TraceError::Line {
+        name: name.to_owned(),
+        line,
+        reason,
+    };
+    let mut source = LineReader::new(reader);
+    let io = |source| TraceError::Io {
+        name: name.to_owned(),
+        source,
+    };
+    if !source.next().map_err(io)? {
+        return Err(at_line(1, "the file is empty".into()));
+    }
+    let (lines, mut pending) = Lines::detect(&source.line).map_err(|reason| at_line(1, reason))?;
+    let (mut taken, mut failed) = (0usize, 0);
+    let (mut first_s, mut last_s) = (None, f64::NEG_INFINITY);
+    // The first line is a request itself where there is no header.
+    while pending || source.next().map_err(io)? {
+        pending = false;
+        if source.line.trim().is_empty() {
+            continue;
+        }
+        let entry = lines
+            .parse(&source.line)
+            .map_err(|reason| at_line(source.number, reason))?;
+        if entry.at_s < last_s {
+            let reason = "the request came before the one in front of it; sort the trace by time";
+            return Err(at_line(source.number, reason.into()));
+        }
+        last_s = entry.at_s;
+        let at_s = entry.at_s - *first_s.get_or_insert(entry.at_s);
+        if options.to_s.is_some_and(|to_s| at_s >= to_s)
+            || options.max_requests.is_some_and(|n| taken >= n)
+        {
+            break;
+        }
+        if at_s < options.from_s {
+            continue;
+        }
+        if entry.output_tokens == 0 {
+            failed += 1;
+            continue;
+        }
+        taken += 1;
+        take(TraceRequest {
+            at_ns: ((at_s - options.from_s) / options.speed * 1e9).round() as u64,
+            input_tokens: entry.input_tokens,
+            output_tokens: entry.output_tokens,
+            blocks: entry.blocks,
+        });
+    }
+    if taken == 0 {
+        return Err(TraceError::Empty {
+            name: name.to_owned(),
+        });
+    }
+    Ok(Read {
+        format: lines.format(),
+        failed,
+    })
 }
 
 fn check(options: &TraceOptions) -> Result<(), TraceError> {

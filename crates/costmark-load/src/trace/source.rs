@@ -66,6 +66,7 @@ impl RequestSource for TraceSource {
             max_tokens: entry.output_tokens,
             ignore_eos: self.ignore_eos,
             sampling: own_sampling(self.sampling, &mut content),
+            logprobs: None,
         }
     }
 
@@ -77,6 +78,7 @@ impl RequestSource for TraceSource {
             max_tokens: entry.output_tokens,
             ignore_eos: self.ignore_eos,
             sampling: self.sampling,
+            logprobs: None,
         }
     }
 

@@ -33,6 +33,7 @@ impl Loop {
         self.next_id += 1;
         let record = RequestRecord {
             id,
+            turn: None,
             scheduled_ns,
             sent_ns: self.mock.now_ns().max(scheduled_ns),
             token_ns: TokenTimes::new(),
@@ -51,6 +52,7 @@ impl Loop {
             max_tokens,
             ignore_eos: true,
             sampling: Sampling::Greedy,
+            logprobs: None,
         };
         self.mock.submit(request).expect("the mock takes requests");
     }
@@ -82,7 +84,9 @@ impl Loop {
                     at_ns,
                     error,
                 } => (request, at_ns, Outcome::Failed(error)),
-                Event::Sent { .. } | Event::Step(_) | Event::TokenRun(_) => continue,
+                Event::Sent { .. } | Event::Logprobs(_) | Event::Step(_) | Event::TokenRun(_) => {
+                    continue;
+                }
             };
             let mut record = self.in_flight.remove(&id).expect("in flight");
             record.finished_ns = at_ns;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{ComparedRun, Figure, Metric, figure, judge, ratio_of};
 use super::{Direction, Verdict};
-use crate::document::LevelDocument;
+use crate::document::{LevelDocument, RunDocument};
 use crate::find::NamedRun;
 use crate::names;
 use crate::numbers::{ends, short, usd};
@@ -62,16 +62,19 @@ impl Cheapest {
         let (metric, mut all, miss_slo) = PRICES.iter().find_map(|(at_slo, without)| {
             let (at_slo, without) = (Metric::named(at_slo)?, Metric::named(without)?);
             let each = || runs.iter().zip(compared);
-            let all: Option<Vec<Best<'_>>> = each().map(|(r, c)| best(r, c, without)).collect();
-            let all = all?;
+            let all =
+                || -> Option<Vec<Best<'_>>> { each().map(|(r, c)| best(r, c, without)).collect() };
             if !has_slo {
-                return Some((without, all, Vec::new()));
+                return Some((without, all()?, Vec::new()));
+            }
+            if !runs.iter().all(|run| has_price(&run.document, without)) {
+                return None;
             }
             let within: Vec<_> = each().map(|(r, c)| best(r, c, at_slo)).collect();
             let miss_slo = runs.iter().zip(&within).filter(|(_, best)| best.is_none());
             let miss_slo: Vec<String> = miss_slo.map(|(run, _)| run.name.clone()).collect();
             if miss_slo.len() == runs.len() {
-                return Some((without, all, miss_slo));
+                return Some((without, all()?, miss_slo));
             }
             Some((at_slo, within.into_iter().flatten().collect(), miss_slo))
         })?;
@@ -175,10 +178,14 @@ fn range(interval: &Interval, unit: &str) -> Option<String> {
         .map(|text| format!("{unit}{text}"))
 }
 
+fn has_price(run: &RunDocument, metric: &Metric) -> bool {
+    let mut levels = run.levels.iter();
+    levels.any(|level| figure(run, &level.id, metric).is_some())
+}
+
 fn best<'a>(run: &'a NamedRun, compared: &'a ComparedRun, metric: &Metric) -> Option<Best<'a>> {
     run.document
-        .levels
-        .iter()
+        .answering_levels()
         .filter_map(|level| {
             let figure = figure(&run.document, &level.id, metric)?;
             Some(Best {

@@ -194,7 +194,9 @@ fn cautions(run: &RunDocument) -> Vec<String> {
     if let Some(suspect) = &run.price.suspect {
         cautions.push(format!("price in doubt: {}", inert_line(suspect)));
     }
-    if run.levels.iter().any(|l| l.summary.saturated == Some(true)) {
+    // A search goes beyond what holds on purpose.
+    let is_search = run.plan.goodput_search.is_some();
+    if !is_search && run.levels.iter().any(|l| l.summary.saturated == Some(true)) {
         cautions.push("some level got more requests than it could serve".into());
     }
     cautions

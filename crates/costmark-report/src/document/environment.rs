@@ -33,6 +33,10 @@ pub struct Environment {
     pub machine: serde_json::Value,
     /// Peaks in the order they were measured: before, between and after the repeats.
     pub peaks: Vec<PeakReading>,
+    /// What the vendor states of the processors that computed, where that is known; absent otherwise
+    /// and where the model is not computed on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datasheet: Option<DatasheetDocument>,
     /// Greatest over smallest read bandwidth, minus 1; absent with fewer than two readings.
     pub read_bandwidth_drift: Option<f64>,
     /// Share of wanted CPU time that the hypervisor gave to others during the run.
@@ -44,6 +48,24 @@ pub struct Environment {
     pub neighbours: Vec<NeighbourDocument>,
     /// Most memory the process held, as the system counts it.
     pub peak_rss_bytes: Option<u64>,
+}
+
+/// What a vendor states of a device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatasheetDocument {
+    /// The device, e.g. `EPYC 9004`.
+    pub name: String,
+    /// How many of it.
+    pub devices: u32,
+    /// Memory bandwidth of all of them, whole. A virtual machine shares it with others.
+    pub read_bytes_per_s: f64,
+    /// Dense arithmetic of all of them at the data type of the products, where the sheet states it.
+    pub flops_per_s: Option<f64>,
+    /// The document that states it.
+    pub source: String,
+    /// Why the figures are to be doubted.
+    pub unconfirmed: Option<String>,
 }
 
 /// One measurement of the machine's peaks.

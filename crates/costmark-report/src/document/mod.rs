@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use canonical::canonical_hash;
-pub use environment::{Environment, Overhead, PeakReading, RateDocument, Tool};
+pub use environment::{DatasheetDocument, Environment, Overhead, PeakReading, RateDocument, Tool};
 pub use gpu::{GpuDocument, GpuLine};
 pub use load::{
     LevelId, LevelPlan, LoadDocument, ModelDocument, TraceDocument, UnitPlan, WorkloadDocument,
@@ -25,7 +25,8 @@ pub use machine::{EnergyDocument, MachineDocument, NeighbourDocument, Resumption
 pub use plan::{BackendDocument, PlanDocument, PriceDocument};
 pub use search::{Limit, ProbeDocument, SearchDocument, SearchPlan, SearchStatus};
 pub use unit::{
-    AdviceDocument, Attribution, LevelDocument, UnitCost, UnitDocument, WarmupDocument,
+    AdviceDocument, Attribution, DatasheetUse, LevelDocument, UnitCost, UnitDocument,
+    WarmupDocument,
 };
 
 /// Version of everything in a run folder.
@@ -98,5 +99,23 @@ impl RunDocument {
     #[must_use]
     pub fn backend(&self, model_id: &str) -> Option<&BackendDocument> {
         self.backends.iter().find(|b| b.model_id == model_id)
+    }
+
+    /// Whether a level says what tokens cost. All do, but after a search for the highest rate
+    /// within the SLO only the rates that it found to hold: the others were tried to find those,
+    /// among them rates beyond what is served, and a burst of all requests at once, which no
+    /// service can live on.
+    #[must_use]
+    pub fn answers(&self, level: &LevelDocument) -> bool {
+        let held = |search: &SearchDocument| {
+            let held = search.held.as_ref();
+            held.is_some_and(|probe| probe.level == level.id)
+        };
+        self.plan.goodput_search.is_none() || self.searches.iter().any(held)
+    }
+
+    /// The levels that say what tokens cost ([`answers`](Self::answers)).
+    pub fn answering_levels(&self) -> impl Iterator<Item = &LevelDocument> {
+        self.levels.iter().filter(|level| self.answers(level))
     }
 }

@@ -16,8 +16,12 @@ pub struct SearchPlan {
     pub arrivals: String,
     /// Requests that may be in flight at once.
     pub max_concurrency: Option<u32>,
-    /// Measured requests per probe and repeat.
+    /// Measured requests per probe and repeat, at least.
     pub requests: u64,
+    /// Time measured per probe and repeat, at least, by the rate; 0 in results of before there was
+    /// a least time.
+    #[serde(default)]
+    pub min_duration_s: f64,
     /// Share of requests that must meet the limits.
     pub share: f64,
     /// The search ends when rates that did and did not hold differ by at most this factor.

@@ -5,6 +5,7 @@ use costmark_metrics::{LevelSummary, UnitSummary};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::environment::DatasheetDocument;
 use super::load::{LevelId, LoadDocument};
 use super::machine::{EnergyDocument, MachineDocument};
 
@@ -31,6 +32,9 @@ pub struct UnitDocument {
     /// The peaks its MBU and MFU are shares of; absent where none were measured because the
     /// model is not computed on this machine.
     pub roofline: Option<Roofline>,
+    /// The same use as shares of what the vendor states; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_datasheet: Option<DatasheetUse>,
     /// What the machine did in its window; absent where time was simulated.
     pub machine: Option<MachineDocument>,
     /// What energy its window took.
@@ -39,6 +43,36 @@ pub struct UnitDocument {
     pub cost: Option<UnitCost>,
     /// Why there is no cost, or no split of it.
     pub cost_note: Option<String>,
+}
+
+/// Use of the machine over a window against [`Environment::datasheet`](super::Environment::datasheet).
+/// Modelled, as [`StepSummary`](costmark_metrics::StepSummary) has it against the measured peaks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatasheetUse {
+    /// Bytes that had to move ÷ (time × stated bandwidth).
+    pub mbu: f64,
+    /// FLOPs that had to be done ÷ (time × stated FLOP/s); absent where none are stated.
+    pub mfu: Option<f64>,
+}
+
+impl DatasheetUse {
+    /// From the use of the measured peaks.
+    #[must_use]
+    pub fn of(
+        summary: &UnitSummary,
+        measured: Option<&Roofline>,
+        stated: Option<&DatasheetDocument>,
+    ) -> Option<Self> {
+        let (steps, measured, stated) = (summary.steps?, measured?, stated?);
+        Some(Self {
+            mbu: steps.mbu? * measured.read_bytes_per_s / stated.read_bytes_per_s,
+            mfu: stated
+                .flops_per_s
+                .zip(steps.mfu)
+                .map(|(stated, mfu)| mfu * measured.flops_per_s / stated),
+        })
+    }
 }
 
 /// How a warm-up went.

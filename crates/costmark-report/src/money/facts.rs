@@ -14,6 +14,8 @@ use crate::money::fitted::split_of;
 pub struct LevelFacts {
     /// Its load, in words.
     pub label: String,
+    /// It says what tokens cost ([`RunDocument::answers`]).
+    pub answers: bool,
     /// Input and output tokens per second.
     pub total_tok_per_s: Interval,
     /// Output tokens per second.
@@ -84,6 +86,7 @@ fn facts(run: &RunDocument, level: &LevelDocument) -> Option<LevelFacts> {
     let is_split = matches!(speed, Speed::Classes { .. });
     Some(LevelFacts {
         label: label(run, level),
+        answers: run.answers(level),
         total_tok_per_s: total,
         output_tok_per_s: level.summary.output_tok_per_s,
         factors: Interval {

@@ -4,6 +4,7 @@ use costmark_core::Interval;
 use costmark_econ::{CostModel, UsageCost};
 use serde::Serialize;
 
+use crate::compare::{Metric, units_of};
 use crate::document::{LevelDocument, RunDocument};
 use crate::money::energy::EnergyLine;
 use crate::money::facts::label;
@@ -16,6 +17,8 @@ use crate::numbers::{percent, short, usd};
 pub struct PricedLevel {
     /// Its load.
     pub label: String,
+    /// It says what tokens cost ([`RunDocument::answers`]).
+    pub answers: bool,
     /// Per million computed prompt tokens.
     pub usd_per_mtok_input: Option<Interval>,
     /// Per million cached prompt tokens.
@@ -24,8 +27,11 @@ pub struct PricedLevel {
     pub usd_per_mtok_output: Option<Interval>,
     /// Per million tokens of any kind.
     pub usd_per_mtok_blended: Option<Interval>,
-    /// The whole time over output tokens of requests that met the SLO.
+    /// What all output tokens cost, per million of those of requests that met the SLO.
     pub usd_per_mtok_output_at_slo: Option<Interval>,
+    /// What all tokens cost, per million tokens of any kind, in proportion to the output tokens of
+    /// requests that met the SLO.
+    pub usd_per_mtok_blended_at_slo: Option<Interval>,
     /// Per request of the run.
     pub usd_per_request: Option<Interval>,
 }
@@ -44,6 +50,11 @@ impl PricedLevel {
                 high: x.high.map(|v| v * factor),
             })
         };
+        let units = units_of(run, level);
+        let at_slo = |name: &str| {
+            let figure = Metric::named(name)?.of(level, &units)?;
+            scaled(Some(figure.interval))
+        };
         let per_s = |rate: Option<Interval>, unit: f64| {
             rate.and_then(|rate| cost.usd_per_mtok(1.0, rate).ok())
                 .map(|x| Interval {
@@ -54,11 +65,13 @@ impl PricedLevel {
         };
         Self {
             label: label(run, level),
+            answers: run.answers(level),
             usd_per_mtok_input: scaled(level.usd_per_mtok_input),
             usd_per_mtok_cached: scaled(level.usd_per_mtok_cached),
             usd_per_mtok_output: scaled(level.usd_per_mtok_output),
             usd_per_mtok_blended: scaled(level.usd_per_mtok_blended),
-            usd_per_mtok_output_at_slo: per_s(level.summary.goodput_output_tok_per_s, 1e6),
+            usd_per_mtok_output_at_slo: at_slo("usd_per_mtok_output_at_slo"),
+            usd_per_mtok_blended_at_slo: at_slo("usd_per_mtok_blended_at_slo"),
             usd_per_request: per_s(Some(level.summary.requests_per_s), 1.0),
         }
     }
@@ -97,10 +110,17 @@ pub struct PriceReport {
 #[must_use]
 pub fn price_table(report: &PriceReport) -> String {
     let mut text = paragraph("", &report.run);
-    let has_slo = report
-        .levels
-        .iter()
-        .any(|l| l.usd_per_mtok_output_at_slo.is_some());
+    let has =
+        |of: fn(&PricedLevel) -> Option<Interval>| report.levels.iter().any(|l| of(l).is_some());
+    // Where output is told apart it is what an SLO is about; elsewhere tokens of any kind are.
+    let at_slo: Option<(&str, fn(&PricedLevel) -> Option<Interval>)> =
+        if has(|l| l.usd_per_mtok_output_at_slo) {
+            Some(("output at\nSLO $/M", |l| l.usd_per_mtok_output_at_slo))
+        } else if has(|l| l.usd_per_mtok_blended_at_slo) {
+            Some(("blended at\nSLO $/M", |l| l.usd_per_mtok_blended_at_slo))
+        } else {
+            None
+        };
     let has_cached = report
         .levels
         .iter()
@@ -115,8 +135,8 @@ pub fn price_table(report: &PriceReport) -> String {
     if has_cached {
         header.insert(2, "cached\n$/M");
     }
-    if has_slo {
-        header.push("output at\nSLO $/M");
+    if let Some((name, _)) = at_slo {
+        header.push(name);
     }
     let mut grid = Grid::new(&header, 1);
     grid.rules = true;
@@ -137,8 +157,8 @@ pub fn price_table(report: &PriceReport) -> String {
         if has_cached {
             row.insert(2, money(level.usd_per_mtok_cached.as_ref()));
         }
-        if has_slo {
-            row.push(money(level.usd_per_mtok_output_at_slo.as_ref()));
+        if let Some((_, figure)) = at_slo {
+            row.push(money(figure(level).as_ref()));
         }
         grid.row(row);
     }

@@ -22,10 +22,11 @@ pub struct RankedRun {
     pub best_usd_per_mtok: Option<Interval>,
     /// Load of that.
     pub best_at: String,
-    /// Cheapest output within the limits, USD per million.
-    pub slo_usd_per_mtok: Option<Interval>,
+    /// Cheapest output of levels whose percentiles keep the limits, USD per million. Not the cost
+    /// at an SLO, which charges what requests within it bring with what the others cost.
+    pub within_usd_per_mtok: Option<Interval>,
     /// Load of that.
-    pub slo_at: String,
+    pub within_at: String,
     /// Output tokens per second at the level that counts.
     pub output_tok_per_s: f64,
     /// Power under load, W.
@@ -42,7 +43,7 @@ impl RankedRun {
 
     fn cost(&self, within: bool) -> Option<Interval> {
         if within {
-            self.slo_usd_per_mtok
+            self.within_usd_per_mtok
         } else {
             self.best_usd_per_mtok
         }
@@ -80,7 +81,7 @@ pub fn rank_table(runs: &[RankedRun], limits: Option<&str>, notes: &[String]) ->
             "run",
             "$/h",
             "best\n$/M out",
-            "at SLO\n$/M out",
+            "in limits\n$/M out",
             "tokens\nper $",
             "tokens\nper J",
         ],
@@ -99,7 +100,7 @@ pub fn rank_table(runs: &[RankedRun], limits: Option<&str>, notes: &[String]) ->
             short(run.usd_per_hour),
             money(run.best_usd_per_mtok, &run.best_at),
             if within {
-                money(run.slo_usd_per_mtok, &run.slo_at)
+                money(run.within_usd_per_mtok, &run.within_at)
             } else {
                 "–".into()
             },
@@ -120,11 +121,11 @@ pub fn rank_table(runs: &[RankedRun], limits: Option<&str>, notes: &[String]) ->
                 "cost (power is not known for all: --watts)"
             },
             if within {
-                "the SLO level"
+                "the level in the limits"
             } else {
                 "the cheapest level"
             },
-            limits.map_or_else(String::new, |l| format!(" SLO: {l}.")),
+            limits.map_or_else(String::new, |l| format!(" Limits: {l}.")),
         ),
     );
     for note in notes {

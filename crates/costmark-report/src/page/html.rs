@@ -35,8 +35,8 @@ pub(super) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     out
 }
 
-/// A table. The first column names the row; the others are set right if they are figures.
-/// Cells are text.
+/// A table. The first column names the row; the others are set right if they are figures, with
+/// the head of a column of figures above them. Cells are text.
 pub(super) fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     let mut out = format!(
         "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>{0}</caption>",
@@ -47,8 +47,13 @@ pub(super) fn table(caption: &str, head: &[&str], rows: &[Vec<String>]) -> Strin
     if !is_list {
         out.push_str("<thead><tr>");
     }
-    for name in head {
-        let _ = write!(out, "<th scope=\"col\">{}</th>", escaped(name));
+    for (i, name) in head.iter().enumerate() {
+        let cells = || rows.iter().filter_map(|row| row.get(i));
+        let class = match i > 0 && cells().next().is_some() && cells().all(|c| is_figure(c)) {
+            true => " class=\"figure\"",
+            false => "",
+        };
+        let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escaped(name));
     }
     if !is_list {
         out.push_str("</tr></thead>");

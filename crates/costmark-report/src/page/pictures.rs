@@ -230,6 +230,16 @@ impl Pictures {
             .min(BUCKETS - 1)
     }
 
+    /// How much of a stretch of time lies in a bucket; the last one is open at its end.
+    fn seconds_within(&self, bucket: usize, start_ns: u64, end_ns: u64) -> f64 {
+        let begin_ns = self.begin_ns + bucket as u64 * self.bucket_ns;
+        let until_ns = match bucket + 1 {
+            BUCKETS => u64::MAX,
+            _ => begin_ns + self.bucket_ns,
+        };
+        end_ns.min(until_ns).saturating_sub(start_ns.max(begin_ns)) as f64 / 1e9
+    }
+
     pub(super) fn add_request(&mut self, request: &Request) {
         self.requests += 1;
         let (from, to) = (
@@ -275,21 +285,27 @@ impl Pictures {
 
     pub(super) fn add_step(&mut self, level: &str, repeat: u32, phase: Phase, step: &Step) {
         self.steps += 1;
-        let bucket = self.bucket(step.end_ns);
         let seconds = step.end_ns.saturating_sub(step.start_ns) as f64 / 1e9;
         if seconds <= 0.0 {
             return;
         }
-        self.sequences.buckets[bucket].add(f64::from(step.sequences), seconds);
-        self.waiting.buckets[bucket].add(f64::from(step.waiting), seconds);
-        if step.kv_blocks_total > 0 {
-            let share = f64::from(step.kv_blocks_used) / f64::from(step.kv_blocks_total);
-            self.kv_share.buckets[bucket].add(share, seconds);
-        }
         let peaks = self.peaks.get(level).and_then(|l| l.get(&repeat)).copied();
         let mbu = peaks.map(|(bytes_per_s, _)| step.bytes as f64 / seconds / bytes_per_s);
-        if let Some(mbu) = mbu {
-            self.mbu.buckets[bucket].add(mbu, seconds);
+        let kv_share = (step.kv_blocks_total > 0)
+            .then(|| f64::from(step.kv_blocks_used) / f64::from(step.kv_blocks_total));
+        // A long step fills more than one bucket.
+        for bucket in self.bucket(step.start_ns)..=self.bucket(step.end_ns) {
+            let weight = self.seconds_within(bucket, step.start_ns, step.end_ns);
+            for (track, value) in [
+                (&mut self.sequences, Some(f64::from(step.sequences))),
+                (&mut self.waiting, Some(f64::from(step.waiting))),
+                (&mut self.kv_share, kv_share),
+                (&mut self.mbu, mbu),
+            ] {
+                if let Some(value) = value {
+                    track.buckets[bucket].add(value, weight);
+                }
+            }
         }
         let kind = match (step.prefill_tokens > 0, step.decode_tokens > 0) {
             (true, false) => Kind::Prefill,

@@ -14,6 +14,8 @@ mod formulas;
 mod inside;
 mod machines;
 
+const HEADING: &str = "What a million tokens cost";
+
 /// What the page is made of.
 pub(super) struct Page<'a> {
     pub(super) runs: &'a [NamedRun],
@@ -40,21 +42,25 @@ fn or_dash(value: Option<f64>, show: fn(f64) -> String) -> String {
 
 impl Page<'_> {
     pub(super) fn title(&self) -> String {
+        format!("{HEADING}: {}", self.subject())
+    }
+
+    fn subject(&self) -> String {
         match self.runs {
             [one] => format!(
-                "What a million tokens cost: {} on {}",
+                "{} on {}",
                 served(&one.document),
                 one.document.environment.label
             ),
-            many => format!("What a million tokens cost: {} runs compared", many.len()),
+            many => format!("{} runs compared", many.len()),
         }
     }
 
     /// The body, without data and scripts.
     pub(super) fn body(&self) -> String {
         let mut out = format!(
-            "<main class=\"no-script\"><h1>{}</h1>",
-            escaped(&self.title())
+            "<main class=\"no-script\"><h1>{HEADING}</h1><p class=\"subject\">{}</p>",
+            escaped(&self.subject())
         );
         self.head(&mut out);
         if self.runs.len() > 1 {
@@ -295,11 +301,16 @@ fn cards(run: &RunDocument, data: &RunData, out: &mut String) {
         .levels
         .iter()
         .zip(&data.levels)
+        .filter(|(l, _)| run.answers(l))
         .filter_map(|(l, d)| Some((price(l)?, l, d)))
         .min_by(|a, b| a.0.total_cmp(&b.0));
     let Some((_, level, shown)) = best else {
         if run.status == Status::Complete {
-            out.push_str("<p class=\"alarm\">No level has a cost.</p>");
+            let why = match run.plan.goodput_search {
+                Some(_) => "The search found no rate within the SLO, so there is no price of one.",
+                None => "No level has a cost.",
+            };
+            out.push_str(&format!("<p class=\"alarm\">{why}</p>"));
         }
         return;
     };
@@ -333,10 +344,10 @@ fn cards(run: &RunDocument, data: &RunData, out: &mut String) {
         range(money, usd),
     );
     if run.plan.slo.is_some() {
-        let within = data
-            .levels
-            .iter()
-            .filter_map(|l| Some((l.usd_per_mtok_at_slo?, l)));
+        let answering = run.levels.iter().zip(&data.levels);
+        let within = answering
+            .filter(|(l, _)| run.answers(l))
+            .filter_map(|(_, l)| Some((l.usd_per_mtok_at_slo?, l)));
         let within = within.min_by(|a, b| a.0.value.total_cmp(&b.0.value));
         match within {
             Some((money, level)) => card(

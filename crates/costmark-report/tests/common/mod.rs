@@ -68,6 +68,7 @@ pub(crate) fn raw(concurrency: u32, repeat: u32, seconds: u64, slower_ns: u64) -
                 .collect();
             requests.push(RequestRecord {
                 id: slot * 1000 + n,
+                turn: None,
                 scheduled_ns: sent_ns,
                 sent_ns,
                 finished_ns: sent_ns + request_ns,
@@ -162,6 +163,7 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
         roofline: Some(ROOFLINE),
         cost,
         cost_note,
+        of_datasheet: None,
         machine: Some(MachineDocument {
             samples: 200,
             own_cores: 1.9,
@@ -324,6 +326,7 @@ pub(crate) fn run() -> RunDocument {
                     bf16_flops_per_s: None,
                 },
             ],
+            datasheet: None,
             read_bandwidth_drift: Some(40.0 / 39.0 - 1.0),
             steal_share: Some(0.0),
             other_cpu_s: Some(1.5),

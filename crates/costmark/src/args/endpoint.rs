@@ -39,7 +39,8 @@ pub(crate) struct EndpointArgs {
     #[arg(long, requires = "endpoint")]
     pub(crate) http2: bool,
     /// The model's tokenizer: a tokenizer.json, a folder with one, or a .gguf file. Makes prompts
-    /// of exact length where the server does not take token ids, and counts what it does not
+    /// of exact length where the server does not take token ids, counts what it does not, and
+    /// checks what it counts
     #[arg(long, value_name = "PATH", requires = "endpoint")]
     pub(crate) tokenizer: Option<PathBuf>,
     /// Variable of the environment that holds the API key. Never a key itself

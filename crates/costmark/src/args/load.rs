@@ -47,7 +47,8 @@ pub(crate) struct LoadArgs {
     /// request in flight, at least 8; otherwise 100]
     #[arg(long, value_name = "N", conflicts_with = "duration")]
     pub(crate) requests: Option<u64>,
-    /// Measure for this long per level and repeat, e.g. 30s or 2m
+    /// Measure for this long per level and repeat, e.g. 30s or 2m; with --find-goodput at least this
+    /// long at each rate [default there: 10s]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub(crate) duration: Option<Duration>,
     /// Times each level is measured. Intervals need two, and three tell luck from speed
@@ -71,7 +72,8 @@ pub(crate) struct LoadArgs {
     pub(crate) slo: Option<Slo>,
     /// Search the highest rate at which enough requests keep --slo and requests do not pile up,
     /// within 5 %. Each rate that is tried is a level of the result; which limit binds is said.
-    /// Begins at --rate, or below what a batch of --requests reaches [requests: 200 at least]
-    #[arg(long, requires = "slo", conflicts_with_all = ["concurrency", "max_throughput", "duration"])]
+    /// Begins at --rate, or below what a batch of --requests reaches. Each rate is measured for 10 s
+    /// (--duration) and for 200 requests (--requests) at least
+    #[arg(long, requires = "slo", conflicts_with_all = ["concurrency", "max_throughput"])]
     pub(crate) find_goodput: bool,
 }

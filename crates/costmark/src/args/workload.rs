@@ -43,8 +43,8 @@ pub(crate) struct TraceWindow {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Workload")]
 pub(crate) struct WorkloadArgs {
-    /// What is asked: chat, code-completion, summarisation, rag, agent-loop, batch (see
-    /// `costmark workloads`) or a .toml file like theirs; several make one level each. The
+    /// What is asked: chat, conversation, code-completion, summarisation, rag, agent-loop,
+    /// batch (see `costmark workloads`) or a .toml file like theirs; several make one level each. The
     /// other flags change what it says [default: the lengths below]
     #[arg(long, value_name = "NAME|FILE,…", value_delimiter = ',')]
     pub(crate) workload: Option<Vec<String>>,

@@ -217,7 +217,7 @@ pub(crate) fn run(args: &MarginArgs) -> Result<()> {
         return Err(Failure::input("name the folder of a run"));
     };
     let list = list_price(args, &books)?;
-    let (run, remarks) = load(folder)?;
+    let run = load(folder)?;
     let facts = level_facts(&run);
     let level = pick(&facts, args.level.as_deref(), folder)?;
     let terms = Terms::resolve(&args.terms, &run, &books)?;
@@ -282,10 +282,22 @@ pub(crate) fn run(args: &MarginArgs) -> Result<()> {
     let spread = monte_carlo(&base, &usable, level.total_tok_per_s, args.draws, args.seed);
     let mut notes = terms.caveats;
     notes.extend(list.caveats(today()));
+    if args.list_price.is_some() && !run.backends.iter().any(|b| list.is_of(&b.model)) {
+        notes.push(format!(
+            "The list price is that of {}, the run measured {}: the margin holds if what was \
+             measured is sold at that price.",
+            list.model,
+            run.backends
+                .iter()
+                .map(|b| b.model.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ));
+    }
     if let Some(reason) = &level.not_split {
         notes.push(format!("{reason}: only the measured mix has a margin."));
     }
-    notes.extend(run_notes(&run, remarks));
+    notes.extend(run_notes(&run));
     let report = MarginReport {
         run: headline(&run),
         level: level.label.clone(),

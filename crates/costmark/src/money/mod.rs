@@ -11,7 +11,7 @@ mod terms;
 
 use std::path::Path;
 
-use costmark_report::{RunDocument, StoredRun};
+use costmark_report::{RunDocument, read_document};
 
 use crate::failure::{Failure, Result};
 
@@ -22,11 +22,11 @@ pub(crate) fn today() -> jiff::civil::Date {
         .date()
 }
 
-/// The result in a run folder, with what was remarked while reading it.
-fn load(folder: &Path) -> Result<(RunDocument, Vec<String>)> {
+/// The result in a run folder. Money follows from its summaries: raw lines are not read, of which
+/// there may be millions.
+fn load(folder: &Path) -> Result<RunDocument> {
     // Whatever is wrong with it, it is the folder that was named.
-    let run = StoredRun::load(folder).map_err(Failure::input)?;
-    Ok((run.document, run.remarks))
+    read_document(folder).map_err(Failure::input)
 }
 
 /// What was measured where, in a line.
@@ -53,7 +53,8 @@ fn models(run: &RunDocument) -> String {
 }
 
 /// What must be known of a run before its money is believed.
-fn run_notes(run: &RunDocument, mut remarks: Vec<String>) -> Vec<String> {
+fn run_notes(run: &RunDocument) -> Vec<String> {
+    let mut remarks = Vec::new();
     if run.status != costmark_report::Status::Complete {
         remarks.push(format!(
             "The run is not complete: {}.",

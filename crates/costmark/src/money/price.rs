@@ -73,7 +73,7 @@ pub(crate) struct PriceRunArgs {
 
 pub(crate) fn run(args: &PriceRunArgs) -> Result<()> {
     let books = Books::load(&args.prices)?;
-    let (run, remarks) = load(&args.run)?;
+    let run = load(&args.run)?;
     if run.levels.is_empty() {
         return Err(Failure::input(format!(
             "{}: the run measured no level, so there is nothing to price",
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &PriceRunArgs) -> Result<()> {
         .collect();
     let (usage, usage_at) = usage(args, &levels)?.unzip();
     let mut notes = terms.caveats;
-    notes.extend(run_notes(&run, remarks));
+    notes.extend(run_notes(&run));
     if levels.iter().any(|l| l.usd_per_mtok_output.is_none())
         && let Some(reason) = run.units.iter().find_map(|u| u.cost_note.as_ref())
     {
@@ -136,7 +136,7 @@ pub(crate) fn run(args: &PriceRunArgs) -> Result<()> {
     }
 }
 
-/// Usage at the level with the cheapest output.
+/// Usage at the level with the cheapest output, of those that say what tokens cost.
 fn usage(
     args: &PriceRunArgs,
     levels: &[PricedLevel],
@@ -146,6 +146,7 @@ fn usage(
     };
     let (level, costs) = levels
         .iter()
+        .filter(|level| level.answers)
         .filter_map(|level| {
             let costs = ClassCosts {
                 input: level.usd_per_mtok_input?,

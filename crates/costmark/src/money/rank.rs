@@ -26,12 +26,12 @@ pub(crate) struct RankArgs {
     /// accelerators the price names]
     #[arg(long, value_name = "W")]
     pub(crate) watts: Vec<f64>,
-    /// Longest time to first token at the 90th percentile, ms, for the SLO column
-    #[arg(long, value_name = "MS")]
-    pub(crate) slo_ttft_ms: Option<f64>,
-    /// Longest gap between tokens at the 90th percentile, ms, for the SLO column
-    #[arg(long, value_name = "MS")]
-    pub(crate) slo_itl_ms: Option<f64>,
+    /// Longest time to first token at the 90th percentile, ms, for the column of limits
+    #[arg(long, value_name = "MS", alias = "slo-ttft-ms")]
+    pub(crate) max_ttft_ms: Option<f64>,
+    /// Longest gap between tokens at the 90th percentile, ms, for the column of limits
+    #[arg(long, value_name = "MS", alias = "slo-itl-ms")]
+    pub(crate) max_itl_ms: Option<f64>,
     /// Read these price books too; their entries come before the built-in ones
     #[arg(long, value_name = "FILE")]
     pub(crate) prices: Vec<PathBuf>,
@@ -54,8 +54,8 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
         }
     }
     for (flag, ms) in [
-        ("--slo-ttft-ms", args.slo_ttft_ms),
-        ("--slo-itl-ms", args.slo_itl_ms),
+        ("--max-ttft-ms", args.max_ttft_ms),
+        ("--max-itl-ms", args.max_itl_ms),
     ] {
         if ms.is_some_and(|ms| !(ms.is_finite() && ms > 0.0)) {
             return Err(Failure::input(format!("{flag} must be over 0")));
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
     let limits = limits(args);
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
     for (i, folder) in args.runs.iter().enumerate() {
-        let (run, remarks) = load(folder)?;
+        let run = load(folder)?;
         let mut terms_args = no_terms();
         terms_args.instance = args.instance.get(i).or(args.instance.first()).cloned();
         let terms = Terms::resolve(&terms_args, &run, &books)?;
@@ -86,12 +86,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
                 folder.display()
             ));
         }
-        for note in terms
-            .caveats
-            .iter()
-            .cloned()
-            .chain(run_notes(&run, remarks))
-        {
+        for note in terms.caveats.iter().cloned().chain(run_notes(&run)) {
             notes.push(format!("{}: {note}", folder.display()));
         }
         rows.push(row(args, &run, &terms, power));
@@ -109,13 +104,15 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
         );
     }
     if args.json {
-        return output::json(&serde_json::json!({ "slo": limits, "runs": rows, "notes": notes }));
+        return output::json(
+            &serde_json::json!({ "limits": limits, "runs": rows, "notes": notes }),
+        );
     }
     output::text(&rank_table(&rows, limits.as_deref(), &notes))
 }
 
 fn limits(args: &RankArgs) -> Option<String> {
-    let parts: Vec<String> = [("TTFT", args.slo_ttft_ms), ("ITL", args.slo_itl_ms)]
+    let parts: Vec<String> = [("TTFT", args.max_ttft_ms), ("ITL", args.max_itl_ms)]
         .into_iter()
         .filter_map(|(name, ms)| Some(format!("{name} p90 up to {} ms", ms?)))
         .collect();
@@ -125,8 +122,7 @@ fn limits(args: &RankArgs) -> Option<String> {
 
 fn row(args: &RankArgs, run: &RunDocument, terms: &Terms, watts: Option<f64>) -> RankedRun {
     let priced: Vec<(&LevelDocument, PricedLevel)> = run
-        .levels
-        .iter()
+        .answering_levels()
         .map(|level| (level, PricedLevel::of(run, level, &terms.cost)))
         .collect();
     // Where input and output are not told apart, all of the time is charged to the output.
@@ -150,14 +146,14 @@ fn row(args: &RankArgs, run: &RunDocument, terms: &Terms, watts: Option<f64>) ->
         let ok = |p90: Option<f64>, limit: Option<f64>| {
             limit.is_none_or(|limit| p90.is_some_and(|p90| p90 <= limit))
         };
-        ok(latency.ttft_ms.and_then(|l| l.p90), args.slo_ttft_ms)
-            && ok(latency.itl_ms.and_then(|l| l.p90), args.slo_itl_ms)
+        ok(latency.ttft_ms.and_then(|l| l.p90), args.max_ttft_ms)
+            && ok(latency.itl_ms.and_then(|l| l.p90), args.max_itl_ms)
     };
     let best = cheapest(&|_| true);
-    let has_limits = args.slo_ttft_ms.is_some() || args.slo_itl_ms.is_some();
-    let slo = has_limits.then(|| cheapest(&within)).flatten();
+    let has_limits = args.max_ttft_ms.is_some() || args.max_itl_ms.is_some();
+    let kept = has_limits.then(|| cheapest(&within)).flatten();
     let counts = if has_limits {
-        slo.as_ref()
+        kept.as_ref()
     } else {
         best.as_ref()
     };
@@ -171,10 +167,10 @@ fn row(args: &RankArgs, run: &RunDocument, terms: &Terms, watts: Option<f64>) ->
             .as_ref()
             .map_or_else(String::new, |(_, p, _)| p.label.clone()),
         best_usd_per_mtok: best.map(|(.., usd)| usd),
-        slo_at: slo
+        within_at: kept
             .as_ref()
             .map_or_else(String::new, |(_, p, _)| p.label.clone()),
-        slo_usd_per_mtok: slo.map(|(.., usd)| usd),
+        within_usd_per_mtok: kept.map(|(.., usd)| usd),
         watts,
         pareto: false,
     }

@@ -43,7 +43,7 @@ pub(crate) fn measured_of(args: &ResultArgs, books: &Books) -> Result<Option<Mea
     let Some(folder) = &args.result else {
         return Ok(None);
     };
-    let (run, remarks) = load(folder)?;
+    let run = load(folder)?;
     let facts = level_facts(&run);
     let level = cheapest(&facts).ok_or_else(|| {
         Failure::input(format!(
@@ -79,7 +79,7 @@ pub(crate) fn measured_of(args: &ResultArgs, books: &Books) -> Result<Option<Mea
                 .map(|c| format!("Note        {c}")),
         );
     }
-    let notes = terms.caveats.into_iter().chain(run_notes(&run, remarks));
+    let notes = terms.caveats.into_iter().chain(run_notes(&run));
     words.extend(notes.map(|n| format!("Note        {n}")));
     Ok(Some(MeasuredRun { figures, words }))
 }
@@ -95,13 +95,14 @@ pub(crate) fn folded(lines: &[String]) -> String {
         .collect()
 }
 
-/// The level whose output, or else any token, takes least time.
+/// The level whose output, or else any token, takes least time, of those that say what tokens cost.
 pub(crate) fn cheapest(levels: &[LevelFacts]) -> Option<&LevelFacts> {
     let time = |l: &LevelFacts| match l.speed {
         Speed::Classes { output_s, .. } => output_s,
         Speed::Blended { token_s } => token_s,
     };
-    levels.iter().min_by(|a, b| time(a).total_cmp(&time(b)))
+    let answering = levels.iter().filter(|l| l.answers);
+    answering.min_by(|a, b| time(a).total_cmp(&time(b)))
 }
 
 /// Runs a scenario with the user's figures.

@@ -167,6 +167,13 @@ impl Terms {
             take(&choice, &mut words, &mut caveats);
             accelerators = choice.price.accelerator_count;
             accelerator = choice.price.accelerator.clone();
+            if accelerators > 0 && run.backends.iter().any(|b| b.device.starts_with("cpu")) {
+                caveats.push(format!(
+                    "The price is that of a machine with accelerators; the speed was measured on {} \
+                     without one. The two do not belong together.",
+                    run.environment.label
+                ));
+            }
             short_words = format!("{}, {}", choice.price.reference(), choice.price.as_of);
             choice.price.usd_per_hour
         } else if let Some(price) = args.price {

@@ -8,10 +8,14 @@ use crate::failure::{Failure, Result};
 use crate::hints;
 
 /// Name and text of each workload that comes with costmark.
-pub(crate) const PRESETS: [(&str, &str); 6] = [
+pub(crate) const PRESETS: [(&str, &str); 7] = [
     (
         "chat",
         include_str!("../../../../configs/workloads/chat.toml"),
+    ),
+    (
+        "conversation",
+        include_str!("../../../../configs/workloads/conversation.toml"),
     ),
     (
         "code-completion",

@@ -1,6 +1,7 @@
 //! `--find-goodput`: from flags to a search.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use costmark_load::{ArrivalShape, RateSearch};
 use costmark_metrics::{DEFAULT_SLO_SHARE, samples_for_share};
@@ -14,6 +15,9 @@ use crate::failure::{Failure, Result};
 const DEFAULT_REQUESTS: u64 = 200;
 /// Fewer are not tested for saturation.
 const FEWEST_REQUESTS: u64 = 50;
+/// Shortest measurement of a rate where nothing was said. Some hundred requests of a fast backend
+/// are over before a queue, a hiccup of the machine or its clocks could show.
+const LEAST_TIME: Duration = Duration::from_secs(10);
 
 /// A search for the highest rate within the SLO.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,8 +26,10 @@ pub(crate) struct SearchPlan {
     pub(crate) first: Option<f64>,
     pub(crate) shape: ArrivalShape,
     pub(crate) max_in_flight: Option<NonZeroU32>,
-    /// Measured requests per probe and repeat.
+    /// Measured requests per probe and repeat, at least.
     pub(crate) requests: u64,
+    /// Time measured per probe and repeat, at least.
+    pub(crate) least_time: Duration,
     /// Share of requests that must keep the limits.
     pub(crate) share: f64,
 }
@@ -65,8 +71,17 @@ impl SearchPlan {
             shape: args.arrivals.unwrap_or_default(),
             max_in_flight: args.max_concurrency,
             requests,
+            least_time: args.duration.unwrap_or(LEAST_TIME),
             share,
         }))
+    }
+
+    /// Requests to be measured at this rate: as many as were asked for, and as many as are due in
+    /// the least time.
+    pub(crate) fn requests_at(&self, per_s: f64) -> u64 {
+        // Saturating.
+        let due = (per_s * self.least_time.as_secs_f64()).ceil() as u64;
+        self.requests.max(due)
     }
 
     /// Times each rate is tried where nothing was said.
@@ -79,6 +94,7 @@ impl SearchPlan {
             arrivals: self.shape.to_string(),
             max_concurrency: self.max_in_flight.map(NonZeroU32::get),
             requests: self.requests,
+            min_duration_s: self.least_time.as_secs_f64(),
             share: self.share,
             bracket: RateSearch::from_rate(1.0).bracket,
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use costmark_core::Sampling;
 use costmark_load::{
     LengthDistribution, LengthPairs, MixedWorkload, ObservedLengths, RequestSource, ThinkTime,
-    Trace, TraceOptions, Turns, Workload,
+    Trace, TraceInfo, TraceOptions, Turns, Workload,
 };
 use costmark_report::document::{TraceDocument, WorkloadDocument, canonical_hash};
 use sha2::{Digest, Sha256};
@@ -434,8 +434,13 @@ fn traced(path: &Path, args: &WorkloadArgs, max_requests: Option<u64>) -> Result
     })
 }
 
+/// Describes a trace in a file of any size.
+pub(crate) fn trace_info(path: &Path, options: &TraceOptions) -> Result<TraceInfo> {
+    TraceInfo::read(open(path)?, &path.display().to_string(), options).map_err(Failure::input)
+}
+
 /// Reads a trace from a file.
-pub(crate) fn read_trace(path: &Path, options: &TraceOptions) -> Result<Trace> {
+fn read_trace(path: &Path, options: &TraceOptions) -> Result<Trace> {
     Trace::read(open(path)?, &path.display().to_string(), options).map_err(Failure::input)
 }
 

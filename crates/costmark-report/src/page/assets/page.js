@@ -16,22 +16,29 @@
   const plain = (text) =>
     String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const cut = (text, n = 28) => (text.length > n ? "…" + text.slice(1 - n) : text);
+  // One for each number of digits: making them takes longer than all else that a chart needs.
+  const FORMATS = Array.from({ length: 9 }, (_, digits) =>
+    new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+  const whole = (x) => FORMATS[0].format(x);
   const short = (x) => {
     if (x === null || !Number.isFinite(x)) return "–";
     const size = Math.abs(x);
     const digits = size === 0 || size >= 99.95 ? 0 : Math.min(8, 2 - Math.floor(Math.log10(size)));
-    return x.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+    return FORMATS[digits].format(x);
   };
   const usd = (x) => {
     const size = Math.abs(x ?? NaN);
     return "$" + (size >= 1 && size < 99.995 ? x.toFixed(2) : short(x));
   };
-  const percent = (x) => (x * 100).toFixed(1) + " %";
+  // Adding 0 takes the sign off what rounds to nothing.
+  const percent = (x) => (Math.round(x * 1000) / 10 + 0).toFixed(1) + " %";
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const clear = (hex) => hex + "33";
 
   async function inflate(base64) {
-    const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+    const text = atob(base64);
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(stream).blob();
   }
@@ -189,9 +196,11 @@
     return { title: { text: loads.title }, type: "log", tickvals: values, ticktext: values.map(String) };
   }
 
+  // By load where that is a number, otherwise as the plan has them.
+  const inOrder = (levels) => (loads.log ? [...levels].sort((a, b) => loads.of(a) - loads.of(b)) : levels);
+
   function bandAndLine(levels, of, name, i, hover, showlegend = true) {
-    const points = levels.map((l) => ({ x: loads.of(l), y: of(l) })).filter((p) => p.y);
-    if (loads.log) points.sort((a, b) => a.x - b.x);
+    const points = inOrder(levels).map((l) => ({ x: loads.of(l), y: of(l) })).filter((p) => p.y);
     const banded = points.filter((p) => p.y.low !== null && p.y.high !== null);
     const traces = [];
     if (banded.length > 1) {
@@ -211,6 +220,7 @@
     return traces;
   }
 
+  const LEGEND = { orientation: "h", y: 1, yanchor: "bottom", x: 0, traceorder: "normal" };
   const charts = {
     cost: () => ({
       data: runs.length === 1
@@ -233,14 +243,15 @@
       const data = [];
       const shapes = [];
       runs.forEach((run, r) => [["ttft_ms", "TTFT p50"], ["itl_ms", "ITL p50"]].forEach(([key, name], k) => {
-        const levels = run.levels.filter((l) => l[key]).sort((a, b) => a.output_tok_per_s.value - b.output_tok_per_s.value);
+        const levels = inOrder(run.levels.filter((l) => l[key]));
         const i = runs.length > 1 ? r : k;
         data.push({
           x: levels.map((l) => l.output_tok_per_s.value), y: levels.map((l) => l[key].value),
           error_y: bars(levels.map((l) => l[key])), mode: "lines+markers+text",
           name: plain(runs.length > 1 ? `${cut(run.name)}, ${name}` : name),
           line: { color: colour(i), dash: dash(k) }, marker: { color: colour(i), symbol: shape(k), size: 9 },
-          textposition: "top center", texttemplate: "%{customdata}", customdata: levels.map((l) => plain(l.short)),
+          textposition: k ? "bottom right" : "top left", texttemplate: " %{customdata} ",
+          customdata: levels.map((l) => plain(l.short)),
           text: levels.map((l) => `${plain(l.label)}: ${short(l.output_tok_per_s.value)} tok/s, ${name} ${short(l[key].value)} ms`),
           hoverinfo: "text", cliponaxis: false,
         });
@@ -255,10 +266,15 @@
       limit("slo_ttft_ms", "TTFT");
       limit("slo_itl_ms", "ITL");
       limit("slo_tpot_ms", "TPOT");
-      // Points and limits decide what is seen; a whisker may run out of the chart.
+      // Points and limits decide what is seen; a long whisker may run out of the chart.
       const ys = [...data.flatMap((t) => t.y), ...shapes.map((s) => s.y0)].filter((y) => y > 0).map(Math.log10);
-      return { data, layout: { shapes, xaxis: { title: { text: "output tokens per second" }, rangemode: "tozero" },
-        yaxis: { title: { text: "milliseconds" }, type: "log", range: [Math.min(...ys) - 0.3, Math.max(...ys) + 0.3] } } };
+      const tips = data.flatMap((t) => t.y.flatMap((y, i) => [y + t.error_y.array[i], y - t.error_y.arrayminus[i]]))
+        .filter((y) => y > 0).map(Math.log10);
+      const [least, most] = [Math.min(...ys), Math.max(...ys)];
+      const range = [Math.max(Math.min(least, ...tips), least - 1) - 0.15, Math.min(Math.max(most, ...tips), most + 1) + 0.15];
+      const rates = data.flatMap((t) => t.x);
+      return { data, layout: { shapes, xaxis: { title: { text: "output tokens per second" }, range: [0, 1.1 * Math.max(...rates)] },
+        yaxis: { title: { text: "milliseconds" }, type: "log", range } } };
     },
     percentiles: () => {
       const quantity = $("quantity").value;
@@ -297,7 +313,7 @@
           name: kind === "mixed" ? "both at once" : kind,
           marker: { color: colour(i), symbol: shape(i), opacity: 0.75,
             size: cells.map((c) => Math.min(16, 4 + 1.6 * Math.log10(c.steps + 1) * 2)) },
-          text: cells.map((c) => `${kind}: ${c.steps.toLocaleString("en-US")} steps, ${short(c.flops_per_s / 1e9)} GFLOP/s, ` +
+          text: cells.map((c) => `${kind}: ${whole(c.steps)} steps, ${short(c.flops_per_s / 1e9)} GFLOP/s, ` +
             `${short(c.intensity)} FLOP/byte` + (c.mbu === null ? "" : `, MBU ${percent(c.mbu)}, MFU ${percent(c.mfu)}`)),
           hoverinfo: "text" };
       });
@@ -310,7 +326,7 @@
           line: { color: css("--ink"), width: 2 }, hoverinfo: "skip" });
       }
       return { data, layout: { xaxis: { type: "log", title: { text: "FLOPs per byte moved" } },
-        yaxis: { type: "log", title: { text: "GFLOP/s" } } } };
+        yaxis: { type: "log", title: { text: "GFLOP/s" } }, legend: { ...LEGEND, itemsizing: "constant" } } };
     },
     timeline: () => {
       const run = runs[shown()];
@@ -318,15 +334,16 @@
         ["mbu", "step MBU"], ["ttft_ms", "TTFT ms"], ["own_cores", "own cores"], ["other_cores", "other cores"],
         ["rss_gib", "memory GiB"], ["ghz", "GHz"], ["watts", "watts"]].filter(([key]) => run.pictures[key].at_s.length);
       const data = [];
-      const layout = { height: 70 + 120 * Math.max(1, tracks.length), showlegend: false, shapes: [],
-        xaxis: { title: { text: "seconds from the start" }, anchor: "y" + (tracks.length > 1 ? tracks.length : "") } };
+      // Fitting margins to labels would draw each of the many axes anew.
+      const layout = { margin: { l: 72, r: 24, t: 12, b: 48 }, height: 70 + 120 * Math.max(1, tracks.length), showlegend: false, shapes: [],
+        xaxis: { title: { text: "seconds from the start" }, range: ends(tracks.flatMap(([key]) => run.pictures[key].at_s)), anchor: "y" + (tracks.length > 1 ? tracks.length : "") } };
       tracks.forEach(([key, name], k) => {
         const axis = k ? "y" + (k + 1) : "y";
         const s = run.pictures[key];
         const gap = 0.04;
         const size = (1 - gap * (tracks.length - 1)) / tracks.length;
         layout["yaxis" + (k ? k + 1 : "")] = { domain: [1 - (k + 1) * size - k * gap, 1 - k * (size + gap)],
-          title: { text: name }, rangemode: "tozero", nticks: 4,
+          title: { text: name }, rangemode: "tozero", nticks: 4, automargin: false,
           tickformat: key === "kv_share" || key === "mbu" ? ".0%" : undefined };
         const spans = unbroken(s.at_s);
         const along = (values) => spans.flatMap(([a, b]) => [...values.slice(a, b), null]);
@@ -334,7 +351,10 @@
           spans.flatMap(([a, b]) => [...there.slice(a, b), ...back.slice(a, b).reverse(), null]);
         data.push({ x: around(s.at_s, s.at_s), y: around(s.high, s.low), yaxis: axis,
           fill: "toself", fillcolor: clear(colour(k)), line: { width: 0 }, mode: "lines", hoverinfo: "skip" });
-        data.push({ x: along(s.at_s), y: along(s.mean), yaxis: axis, mode: "lines", line: { color: colour(k), width: 1.5 },
+        // What is drawn for single requests has no line where the next one is far off.
+        const isSparse = key === "ttft_ms";
+        data.push({ x: along(s.at_s), y: along(s.mean), yaxis: axis, mode: isSparse ? "lines+markers" : "lines",
+          line: { color: colour(k), width: isSparse ? 0.75 : 1.5 }, marker: { color: colour(k), size: 4 },
           text: along(s.at_s.map((t, i) => `${name} at ${short(t)} s: ${short(s.mean[i])} (${short(s.low[i])} to ${short(s.high[i])})`)),
           hoverinfo: "text", name });
       });
@@ -376,6 +396,8 @@
     },
   };
 
+  const ends = (values) => values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
+
   // Stretches of a timeline without a hole: nothing is drawn where nothing ran.
   function unbroken(at) {
     const step = Math.min(...at.slice(1).map((t, i) => t - at[i]));
@@ -408,9 +430,9 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
       hoverlabel: { bgcolor: css("--card"), font: { color: css("--ink") }, bordercolor: css("--rule"), namelength: -1 },
       margin: { l: narrow ? 50 : 64, r: narrow ? 14 : 24, t: 12, b: 48 }, dragmode: touch ? false : "zoom",
-      legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, traceorder: "normal", font: { size: narrow ? 11 : 12 } },
-      height: (narrow ? 320 : 380) + 18 * Math.ceil(named / (narrow ? 1 : 4)),
+      legend: LEGEND, height: (narrow ? 320 : 380) + 18 * Math.ceil(named / (narrow ? 1 : 4)),
       showlegend: named > 1, ...layout };
+    full.legend = { ...full.legend, font: { size: narrow ? 11 : 12 } };
     // Whole numbers at 1, 2 and 5 of each decade, not powers and lone digits.
     const log = { tickformat: "~g", dtick: "D2" };
     for (const key of Object.keys(full)) {
@@ -423,14 +445,35 @@
     Plotly.react(place, data, full, { responsive: true, displayModeBar: false });
   }
   const drawAll = () => Object.keys(charts).forEach(draw);
+  // What is on the screen first; then one after another, so that the page answers in between.
+  function drawInTurn() {
+    const isSeen = (id) => {
+      const box = $(id).getBoundingClientRect();
+      return box.bottom > 0 && box.top < innerHeight;
+    };
+    const all = Object.keys(charts).filter($);
+    const later = all.filter((id) => !isSeen(id));
+    all.filter(isSeen).forEach(draw);
+    const { dataset } = document.documentElement;
+    dataset.drawn = "seen";
+    const next = () => {
+      if (!later.length) {
+        dataset.drawn = "all";
+        return;
+      }
+      draw(later.shift());
+      setTimeout(next);
+    };
+    setTimeout(next);
+  }
 
   $("quantity").addEventListener("change", () => draw("percentiles"));
   $("shown-run")?.addEventListener("change", () => { draw("roofline"); draw("timeline"); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  // Paper is white, and what is folded away cannot be unfolded on it.
+  // Paper is white, and what is folded away cannot be unfolded on it: all but the machine's listing.
   addEventListener("beforeprint", () => {
     document.documentElement.dataset.print = "";
-    document.querySelectorAll("details").forEach((d) => { d.open = true; });
+    document.querySelectorAll("details:not(:has(> .wide > pre))").forEach((d) => { d.open = true; });
     drawAll();
   });
   addEventListener("afterprint", () => {
@@ -459,11 +502,12 @@
   document.querySelector("main").classList.remove("no-script");
   showControls();
   tellMargins();
-  inflate($("plotly").textContent.trim()).then((blob) => blob.text()).then((source) => {
+  // The words are on the screen before the library is unpacked.
+  requestAnimationFrame(() => setTimeout(async () => {
+    const source = await (await inflate($("plotly").textContent.trim())).text();
     const script = document.createElement("script");
     script.textContent = source;
     document.head.append(script);
-    drawAll();
-    document.documentElement.dataset.drawn = "";
-  });
+    drawInTurn();
+  }));
 })();

@@ -70,6 +70,20 @@ impl Page<'_> {
             if !peaks.is_empty() {
                 row("read bandwidth, GB/s, over the run", peaks.join(", "));
             }
+            if let Some(sheet) = &d.environment.datasheet {
+                let doubt = sheet.unconfirmed.as_ref();
+                row(
+                    "memory bandwidth by datasheet, GB/s",
+                    format!(
+                        "{}, of {} × {} as a whole ({}{})",
+                        short(sheet.read_bytes_per_s / 1e9),
+                        sheet.devices,
+                        sheet.name,
+                        sheet.source,
+                        doubt.map_or(String::new(), |d| format!("; {d}"))
+                    ),
+                );
+            }
             if let Some(drift) = d.environment.read_bandwidth_drift {
                 row("its drift", percent(drift));
             }

@@ -80,7 +80,8 @@ impl Page<'_> {
             "Steps under the roofline",
             "Each point stands for forward passes of about the same speed; the line is what the \
              measured peaks of this machine allow. Left of the knee bandwidth is the limit, right \
-             of it arithmetic.",
+             of it arithmetic: the rate of f32 products, which quantised weights may exceed, \
+             since they use other instructions.",
             &table(
                 "Steps in the log, and points drawn for the measured ones",
                 &["run", "steps", "points"],
@@ -127,8 +128,8 @@ impl Page<'_> {
             "timeline",
             "Over time",
             "Batch occupancy, KV cache and bandwidth use from the first warm-up to the last request. \
-             The line is the mean of each five-hundredth of the run, the band its least and greatest \
-             value; shaded spans were measured. Cores are those that costmark kept busy, and those \
+             The line is the mean of each five-hundredth of the run (a point where requests are few), the \
+             band its least and greatest value; shaded spans were measured. Cores are those that costmark kept busy, and those \
              that other programs or the hypervisor took.",
             &table("Extremes over the run", &["quantity", "least", "greatest"], &rows),
         ));

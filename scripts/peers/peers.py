@@ -1,0 +1,278 @@
+"""costmark beside its peers: measures in alternating rounds and writes the tables.
+
+Run through scripts/compare-peers.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import aiperf as aiperf_client
+from processes import Server, figures, run_costmark
+
+ENGINE, SERVE, LLAMA = "engine, in process", "costmark serve", "llama-server"
+OURS, THEIRS = "costmark run", "AIPerf"
+# Of the figures of `costmark serve`, what the in-process engine's throughput it must reach.
+LEAST_SERVED = 0.97
+# Two clients of one server agree within the larger of these.
+WITHIN_SHARE, WITHIN_MS = 0.03, 1.0
+# The synthetic file of scripts/llama-cpp/synthetic.py.
+VOCABULARY = 4096
+
+
+def load(streams, requests, inputs, outputs, *more):
+    return ["--concurrency", ",".join(map(str, streams)), "--requests", requests,
+            "--repeats", 1, "--input-len", inputs, "--output-len", outputs, *more]
+
+
+def servers(args, number):
+    """llama-server, `costmark serve` and the engine on one file; {(name, streams): figures}."""
+    streams, context, threads = (1, 16), 160, len(os.sched_getaffinity(0))
+    asked = load(streams, 48, 64, 64, "--seed", number)
+    most = max(streams)
+    limits = ["--max-context", context, "--max-sequences", most]
+    llama = Server(lambda port: [
+        args.llama_server, "--model", args.model, "--host", "127.0.0.1", "--port", port,
+        "--threads", threads, "--parallel", most, "--ctx-size", context * most, "--metrics"])
+    ours = Server(lambda port: [
+        args.costmark, "serve", "--model", args.model, "--listen", f"127.0.0.1:{port}", *limits])
+    found = {}
+    for name, server in [(LLAMA, llama), (SERVE, ours)]:
+        with server:
+            found[name] = run_costmark(args.costmark, [*asked, "--endpoint", server.url])
+    found[ENGINE] = run_costmark(args.costmark, [*asked, "--model", args.model, *limits])
+    return flat({name: figures(document) for name, document in found.items()})
+
+
+def served(args, number):
+    """`costmark serve` and the engine, on the default model."""
+    limits = ["--max-context", 128, "--max-sequences", 16]
+    asked = load([16], 48, 32, 32, "--seed", number)
+    found = {}
+
+    def behind_http():
+        server = Server(lambda port: [
+            args.costmark, "serve", "--listen", f"127.0.0.1:{port}", *limits])
+        with server:
+            found[SERVE] = figures(run_costmark(args.costmark, [*asked, "--endpoint", server.url]))
+
+    def in_process():
+        found[ENGINE] = figures(run_costmark(args.costmark, [*asked, *limits]))
+
+    # What the machine does meanwhile falls on either as often.
+    turns = [behind_http, in_process] if number % 2 else [in_process, behind_http]
+    for turn in turns:
+        turn()
+    return flat(found)
+
+
+def aiperf(args, number):
+    """AIPerf and costmark on `costmark serve` with one compute thread, which leaves a core to
+    the client."""
+    inputs, outputs = 64, (32, 96)
+    found = {OURS: {}, THEIRS: {}}
+    server = Server(lambda port: [
+        args.costmark, "serve", "--model", args.model, "--listen", f"127.0.0.1:{port}",
+        "--threads", 1, "--max-context", 192, "--max-sequences", 8])
+    with server:
+        for streams, requests in [(1, 24), (8, 96)]:
+            def ours():
+                asked = load([streams], requests, inputs, f"{outputs[0]}..{outputs[1]}",
+                             "--seed", number)
+                document = run_costmark(args.costmark, [*asked, "--endpoint", server.url])
+                found[OURS].update(figures(document))
+
+            def theirs():
+                found[THEIRS][streams] = aiperf_client.measure(
+                    args.aiperf, args.root, server.url, server.model(), streams, requests,
+                    inputs, outputs, VOCABULARY, number)
+
+            for turn in [ours, theirs] if number % 2 else [theirs, ours]:
+                turn()
+    return flat(found)
+
+
+def flat(found):
+    return {f"{name}|{streams}": figures for name, by_streams in found.items()
+            for streams, figures in by_streams.items()}
+
+
+PARTS = {"servers": servers, "served": served, "aiperf": aiperf}
+
+
+def median(rounds, key, figure):
+    """Median over rounds, and all values; None where it was not measured."""
+    values = [r["figures"][key].get(figure) for r in rounds]
+    if any(value is None for value in values):
+        return None
+    return statistics.median(values), values
+
+
+def shown(found):
+    if found is None:
+        return "–"
+    middle, values = found
+    if len(values) == 1:
+        return f"{middle:.4g}"
+    return f"{middle:.4g} ({min(values):.4g}–{max(values):.4g})"
+
+
+COLUMNS = [("output_tok_per_s", "output tok/s"), ("ttft_ms", "TTFT ms"), ("itl_ms", "ITL ms"),
+           ("usd_per_mtok_blended", "blended USD/Mtok at 1 USD/h")]
+
+
+def keys(rounds):
+    """(streams, name), fewest streams first."""
+    pairs = [key.split("|") for key in rounds[0]["figures"]]
+    return sorted(((int(streams), name) for name, streams in pairs), key=lambda pair: pair[0])
+
+
+def rows(rounds, columns):
+    lines = ["| streams | | " + " | ".join(title for _, title in columns) + " |",
+             "|---:|---|" + "---:|" * len(columns)]
+    for streams, name in keys(rounds):
+        cells = [shown(median(rounds, f"{name}|{streams}", figure)) for figure, _ in columns]
+        lines.append(f"| {streams} | {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def table_servers(rounds):
+    return ["## One file, three that serve it", "",
+            "Random f16 weights of a small Qwen3 shape (8 layers of 512, vocabulary 4096), 64 "
+            "prompt and 64 output tokens per request, all threads; measured by `costmark run`, "
+            "the servers through `--endpoint`. TTFT and ITL are means.", "",
+            *rows(rounds, COLUMNS)], []
+
+
+def table_served(rounds):
+    lines = ["## What serving costs", "",
+             "Random Q8_0 weights of the Qwen3-0.6B shape, 32 prompt and 32 output tokens per "
+             "request, 16 streams; client, server and engine share the machine.", "",
+             *rows(rounds, COLUMNS[:3])]
+    key = f"{SERVE}|16", f"{ENGINE}|16"
+    behind, inside = (median(rounds, k, "output_tok_per_s") for k in key)
+    share = behind[0] / inside[0]
+    each = [a / b for a, b in zip(behind[1], inside[1])]
+    claim = (f"`costmark serve` reaches {100 * share:.1f} % of the engine's throughput (rounds: "
+             + ", ".join(f"{100 * e:.1f} %" for e in each)
+             + f"; at least {100 * LEAST_SERVED:.0f} % is asked for)")
+    return lines, [(claim, share >= LEAST_SERVED)]
+
+
+def table_aiperf(rounds):
+    columns = COLUMNS[:3]
+    lines = ["## Two clients, one server", "",
+             "`costmark serve` with one compute thread on the file above, 64 prompt and 32 to 96 "
+             "output tokens per request. AIPerf's figures are means over its own records of the "
+             "steady part of its run (see scripts/peers/aiperf.py), since costmark measures no "
+             "beginning and no end of a load; ITL is (last token − first token) ÷ (tokens − 1), "
+             "mean over requests, for both.", "", *rows(rounds, columns), "",
+             "| streams | figure | difference of medians | |", "|---:|---|---:|---|"]
+    claims = []
+    for streams in sorted({s for s, _ in keys(rounds)}):
+        for figure, title in columns:
+            ours, theirs = (median(rounds, f"{name}|{streams}", figure)[0]
+                            for name in (OURS, THEIRS))
+            off, unit = ours - theirs, title.split()[-1]
+            floor = WITHIN_MS if unit == "ms" else 0
+            agree = abs(off) <= max(WITHIN_SHARE * theirs, floor)
+            shown_off = f"{off:+.3g} {unit}, {100 * off / theirs:+.2f} %"
+            lines.append(f"| {streams} | {title} | {shown_off} | "
+                         f"{'agree' if agree else 'DISAGREE'} |")
+            claims.append((f"{title} at {streams}: costmark and AIPerf agree within 3 % or 1 ms "
+                           f"({shown_off})", agree))
+    return lines, claims
+
+
+TABLES = {"servers": table_servers, "served": table_served, "aiperf": table_aiperf}
+
+
+def machine():
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    return f"{model}, {len(os.sched_getaffinity(0))} threads"
+
+
+def page(all_rounds):
+    """The generated page, and whether all that is claimed holds."""
+    first, last = all_rounds[0], all_rounds[-1]
+    commands = list(dict.fromkeys(r["command"] for r in all_rounds))
+    revisions = list(dict.fromkeys(r["revision"] for r in all_rounds))
+    lines = ["# costmark beside its peers", "",
+             "| | |", "|---|---|",
+             f"| machine | {', '.join(dict.fromkeys(r['machine'] for r in all_rounds))} |",
+             f"| date | {first['at']} to {last['at']} UTC |",
+             f"| command | {', '.join(f'`{command}`' for command in commands)} |",
+             f"| revision | {', '.join(revisions)} |",
+             "| peers | llama.cpp of llama-cpp-python 0.3.36, AIPerf 0.13.0 |", "",
+             "Medians over alternating rounds, in brackets the least and the most. Caveats: client "
+             "and server share the machine's cores; weights are random, so what is said is about "
+             "speed only; a virtual machine whose host is shared drifts from round to round. This "
+             "page was written by `scripts/compare-peers`; nothing here is edited by hand.", ""]
+    holds = True
+    for part, make in TABLES.items():
+        rounds = [r for r in all_rounds if r["part"] == part]
+        if not rounds:
+            continue
+        table, claims = make(rounds)
+        lines += [*table, "", f"Rounds: {len(rounds)}."]
+        for claim, met in claims:
+            holds &= met
+            lines += [f"- {'holds' if met else 'MISSED'}: {claim}"]
+        lines.append("")
+    return "\n".join(lines), holds
+
+
+def revision(root):
+    head = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"],
+                          capture_output=True, text=True)
+    return head.stdout.strip() or "unknown"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ["root", "model", "costmark", "llama-server", "aiperf"]:
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--parts", type=lambda text: text.split(","))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    file = Path(args.out, "rounds.jsonl") if args.out else None
+    kept = []
+    if file and file.exists():
+        kept = [json.loads(line) for line in file.read_text().splitlines()]
+    command = "scripts/compare-peers -p " + shlex.quote(",".join(args.parts))
+    for number in range(args.rounds):
+        for part in args.parts:
+            before = sum(1 for r in kept if r["part"] == part)
+            record = {
+                "part": part, "at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}",
+                "machine": machine(), "revision": revision(args.root),
+                "command": f"{command} -r {args.rounds}",
+                "figures": PARTS[part](args, before),
+            }
+            kept.append(record)
+            if file:
+                with open(file, "a", encoding="utf-8") as out:
+                    out.write(json.dumps(record) + "\n")
+            print(f"{part}, round {number + 1} of {args.rounds}: {record['figures']}",
+                  file=sys.stderr, flush=True)
+    text, holds = page(kept)
+    print(text)
+    if args.out:
+        Path(args.out, "README.md").write_text(text, encoding="utf-8")
+    sys.exit(0 if holds else 1)
+
+
+if __name__ == "__main__":
+    main()
