@@ -1,6 +1,6 @@
 //! From what a GPU calls itself to what renting one costs.
 
-use std::collections::BTreeSet;
+use costmark_core::accelerator::likeness;
 
 use crate::book::{Price, PriceBooks, Term};
 use crate::choice::{PriceBasis, PriceChoice};
@@ -13,12 +13,7 @@ impl PriceBooks {
     /// `name` is what the driver says, e.g. `NVIDIA H100 80GB HBM3`.
     #[must_use]
     pub fn default_for_accelerator(&self, name: &str) -> Option<PriceChoice> {
-        let here = words(name);
-        // Words in common, of offers that say nothing else.
-        let likeness = |price: &Price| {
-            let named = words(price.accelerator.as_deref()?);
-            named.is_subset(&here).then_some(named.len())
-        };
+        let likeness = |price: &Price| likeness(name, price.accelerator.as_deref()?);
         let on_demand = || {
             let prices = self.prices().map(|(_, price)| price);
             prices.filter(|price| price.term == Term::OnDemand)
@@ -50,24 +45,6 @@ impl PriceBooks {
             },
         })
     }
-}
-
-/// The words that tell accelerators apart, alike in drivers and price books.
-fn words(name: &str) -> BTreeSet<String> {
-    let mut words: BTreeSet<String> = name
-        .to_uppercase()
-        .split([' ', '-', '_'])
-        .filter(|word| !word.is_empty())
-        .map(|word| match word {
-            "SXM2" | "SXM3" | "SXM4" | "SXM5" | "SXM6" => "SXM".into(),
-            word => word.to_string(),
-        })
-        .collect();
-    // So the driver calls the module that others call SXM.
-    if words.contains("HBM3") {
-        words.insert("SXM".into());
-    }
-    words
 }
 
 #[cfg(test)]

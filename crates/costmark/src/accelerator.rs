@@ -3,9 +3,11 @@
 use costmark_core::{Clock, MonotonicClock};
 use costmark_engine::device::{self, Device};
 use costmark_engine::gpu_peaks;
-use costmark_probe::Rate;
 use costmark_probe::gpu::{Gpu, GpuRecord, GpuSample, GpuSampler, GpuSource, Nvml, watch};
-use costmark_report::document::{GpuDocument, GpuLine, PeakReading, RateDocument, UnitDocument};
+use costmark_probe::{Datasheets, Rate};
+use costmark_report::document::{
+    DatasheetDocument, GpuDocument, GpuLine, PeakReading, RateDocument, UnitDocument,
+};
 
 use crate::args::DeviceArg;
 use crate::environment::energy;
@@ -35,6 +37,19 @@ impl Accelerator {
     /// What it is called, e.g. `NVIDIA H200`.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What its vendor states, where that is known.
+    pub(crate) fn datasheet(&self) -> Result<Option<DatasheetDocument>> {
+        let sheets = Datasheets::embedded().map_err(Failure::run)?;
+        Ok(sheets.of_gpu(&self.name).map(|sheet| DatasheetDocument {
+            name: sheet.name.clone(),
+            devices: 1,
+            read_bytes_per_s: sheet.bandwidth_bytes_per_s,
+            flops_per_s: sheet.peaks.bf16_per_s,
+            source: sheet.source.clone(),
+            unconfirmed: sheet.unconfirmed.clone(),
+        }))
     }
 
     /// Its peaks now, and the FLOP/s that MFU is a share of.

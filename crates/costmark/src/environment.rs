@@ -76,6 +76,7 @@ impl Watch {
         if let Some(accelerator) = &watch.accelerator {
             let (reading, flops_per_s) = accelerator.peaks(&clock)?;
             watch.flops_per_s = Some(flops_per_s);
+            watch.datasheet = accelerator.datasheet()?;
             watch.readings.push(reading);
         } else if with_peaks {
             watch.datasheet = datasheet(&watch.machine.cpu)?;
