@@ -6,6 +6,7 @@
 //! `u64` nanoseconds and say so in their names (`_ns`); instants count from the
 //! origin of the backend's [`Clock`].
 
+pub mod accelerator;
 pub mod backend;
 pub mod clock;
 pub mod interval;

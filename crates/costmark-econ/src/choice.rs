@@ -28,6 +28,20 @@ pub enum PriceBasis {
         /// vCPUs of this machine.
         vcpus: u32,
     },
+    /// Nobody stated a price: one accelerator's share of an instance with accelerators like
+    /// this machine's, the one in the middle of all that are offered on demand.
+    PerAccelerator {
+        /// The accelerator, as the book calls it.
+        accelerator: String,
+        /// Reference of the instance.
+        instance: String,
+        /// Offers there are.
+        offers: u32,
+        /// The cheapest of them, USD per hour and accelerator.
+        low_usd_per_hour: f64,
+        /// The dearest.
+        high_usd_per_hour: f64,
+    },
 }
 
 /// A price and its basis.
@@ -99,6 +113,17 @@ impl PriceChoice {
                 "${usd_per_hour:.4}/h by default: {vcpus} vCPU at ${usd_per_vcpu_hour:.5}/h each, \
                  the rate of {instance}, as of {as_of} ({source})"
             ),
+            PriceBasis::PerAccelerator {
+                accelerator,
+                instance,
+                offers,
+                low_usd_per_hour,
+                high_usd_per_hour,
+            } => format!(
+                "${usd_per_hour:.2}/h by default: one {accelerator} at the rate of {instance}, the \
+                 middle of {offers} on-demand offers (${low_usd_per_hour:.2} to \
+                 ${high_usd_per_hour:.2}), as of {as_of} ({source})"
+            ),
         }
     }
 
@@ -112,6 +137,18 @@ impl PriceChoice {
                 "No price was given, so this machine is priced per vCPU like {instance}, one \
                  hardware thread for one vCPU, whatever its memory. Give --price USD_PER_HOUR or \
                  --instance PROVIDER/NAME for its real price."
+            ));
+        }
+        if let PriceBasis::PerAccelerator {
+            accelerator,
+            instance,
+            ..
+        } = &self.basis
+        {
+            caveats.push(format!(
+                "No price was given, so this machine is priced as one {accelerator} of {instance}: \
+                 a guess from the GPU's name. Give --price USD_PER_HOUR or --instance \
+                 PROVIDER/NAME for its real price."
             ));
         }
         if let Some(reason) = &self.price.suspect {

@@ -8,7 +8,8 @@
 //! A figure that can not be had is not a number in disguise: it is an [`Undefined`] that
 //! says why.
 
-pub mod api;
+pub mod accelerator;
+mod api;
 pub mod attribute;
 pub mod book;
 pub mod check;

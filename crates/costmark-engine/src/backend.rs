@@ -15,6 +15,7 @@ use costmark_core::{
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
+use crate::device;
 use crate::engine::EngineCore;
 use crate::error::{EngineError, Result};
 use crate::options::EngineOptions;
@@ -249,7 +250,7 @@ fn info(core: &EngineCore, description: ModelDescription, options: &EngineOption
         synthetic: description.synthetic,
         weight_dtype: decoder.weight_dtype(),
         kv_dtype: options.kv_dtype.name().into(),
-        device: format!("cpu ({} threads)", parallel::threads()),
+        device: device::name(decoder.device()),
         software: concat!("costmark engine ", env!("CARGO_PKG_VERSION")).into(),
         shape: Some(decoder.config().shape),
         work: Some(*core.work()),

@@ -5,7 +5,7 @@
 //! rotary scaling (Llama 3.1). Products go through [`Linear`], everything around them
 //! through [`Ops`].
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use costmark_core::ModelWork;
 
 use crate::batch::StepBatch;
@@ -14,7 +14,7 @@ use crate::error::{EngineError, Result};
 use crate::linear::Linear;
 use crate::ops::{AttentionInput, AttentionShape, Norm, Ops};
 use crate::options::KvDtype;
-use crate::rope::{self, Rotations};
+use crate::rope;
 use crate::weights::WeightSource;
 
 /// A loaded model without its KV cache, which lives in [`Ops`].
@@ -134,7 +134,7 @@ impl Decoder {
     /// # Errors
     /// When the device fails or an id is outside the vocabulary.
     pub fn forward(&self, batch: &StepBatch, ops: &mut dyn Ops) -> Result<Option<Tensor>> {
-        let rotations = Rotations::new(&self.frequencies, &batch.positions);
+        let rotations = ops.begin(batch, &self.frequencies)?;
         let ids = Tensor::new(batch.token_ids.as_slice(), &Device::Cpu)?;
         let mut residual = self.embedding.rows(&ids)?; // (tokens, hidden)
         let mut delta: Option<Tensor> = None;
@@ -167,7 +167,29 @@ impl Decoder {
             delta = delta.map(|d| d.index_select(&rows, 0)).transpose()?;
         }
         let (_, x) = ops.add_norm(residual, delta.as_ref(), &self.norm)?;
-        Ok(Some(self.output().forward(&x)?))
+        Ok(Some(self.output().forward(&x)?.to_dtype(DType::F32)?))
+    }
+
+    /// Where the weights are.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.norm.weight.device()
+    }
+
+    /// The type of what goes into products and comes out of them: that of the weights where
+    /// all are of one float type on a GPU, f32 everywhere else.
+    #[must_use]
+    pub fn activation_dtype(&self) -> DType {
+        let mut linears = self
+            .layers
+            .iter()
+            .flat_map(Layer::linears)
+            .chain(&self.head);
+        let first = linears.next().and_then(Linear::float_dtype);
+        match first {
+            Some(dtype) if linears.all(|linear| linear.float_dtype() == Some(dtype)) => dtype,
+            _ => DType::F32,
+        }
     }
 
     /// What a step must move and compute, from the weights as they are stored.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use candle_core::{Device, Tensor};
 use costmark_core::{
     Clock, ErrorClass, Event, FinishReason, ModelWork, MonotonicClock, Request, RequestError,
     RequestId, StepPart, StepRecord, TokenEvent, TokenLogprobs, Usage,
@@ -9,14 +10,16 @@ use costmark_core::{
 
 use crate::batch::StepBatch;
 use crate::decoder::Decoder;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::logprobs;
 use crate::memory;
 use crate::ops::cpu::{CpuOps, Values};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::CudaOps;
 use crate::ops::{AttentionShape, KvShape, Ops};
 use crate::options::{EngineOptions, Limits};
 use crate::request_check;
-use crate::sampler::Sampler;
+use crate::sampler::{NonFinite, Sampler};
 use crate::scheduler::{Chunk, Phase, Schedule, Scheduler};
 use crate::sequence::Sequence;
 
@@ -54,11 +57,24 @@ struct Choice {
 }
 
 impl EngineCore {
-    /// An idle engine on the CPU with its KV cache claimed.
+    /// An idle engine where the decoder's weights are, with its KV cache claimed.
     ///
     /// # Errors
     /// When an option cannot be met or the memory is not there.
     pub fn new(decoder: Decoder, options: &EngineOptions, clock: MonotonicClock) -> Result<Self> {
+        let device = decoder.device().clone();
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let activations = decoder.activation_dtype();
+            return Self::with_ops(decoder, options, clock, |attention, kv| {
+                let ops = CudaOps::new(attention, kv, options.kv_dtype, activations, &device)?;
+                Ok(Box::new(ops))
+            });
+        }
+        if !device.is_cpu() {
+            let place = device.location();
+            return Err(EngineError::Run(format!("no operations for {place:?}")));
+        }
         Self::with_ops(decoder, options, clock, |attention, kv| {
             Ok(Box::new(CpuOps::new(attention, kv, options.kv_dtype)?))
         })
@@ -191,14 +207,21 @@ impl EngineCore {
         let batch = self.batch(&schedule);
         let scheduled_ns = self.clock.now_ns();
         let logits = self.decoder.forward(&batch, self.ops.as_mut())?;
+        self.ops.wait()?;
         let forward_ns = self.clock.now_ns();
         self.scheduler.commit(&schedule);
         // As it was during the forward pass, before ended requests give blocks back.
         let kv_blocks_used = self.scheduler.blocks().used() as u32;
         let waiting = self.scheduler.waiting() as u32;
-        let wanted = schedule.chunks.iter().filter(|c| c.wants_logits);
+        let wanted = || schedule.chunks.iter().filter(|c| c.wants_logits);
         let chosen = match &logits {
-            Some(logits) => self.sample(wanted, Values::of(logits)?.get()),
+            Some(logits) => match self.choose_there(wanted(), logits)? {
+                Some(chosen) => chosen,
+                None => {
+                    let logits = logits.to_device(&Device::Cpu)?;
+                    self.sample(wanted(), Values::of(&logits)?.get())
+                }
+            },
             None => Vec::new(),
         };
         let end_ns = self.clock.now_ns();
@@ -259,12 +282,45 @@ impl EngineCore {
         batch
     }
 
+    /// The choice for each chunk where the logits are, if every one of them takes the
+    /// greatest and nobody wants to see the others.
+    fn choose_there<'a>(
+        &self,
+        chunks: impl Iterator<Item = &'a Chunk>,
+        logits: &Tensor,
+    ) -> Result<Option<Vec<Chosen>>> {
+        let chunks: Vec<&Chunk> = chunks.collect();
+        let is_greedy = |chunk: &&Chunk| {
+            let active = self.requests.get(&chunk.id);
+            active.is_some_and(|active| {
+                matches!(active.sampler, Sampler::Greedy) && active.logprobs.is_none()
+            })
+        };
+        if self.observer.is_some() || !chunks.iter().all(is_greedy) {
+            return Ok(None);
+        }
+        let Some(greatest) = self.ops.greatest(logits)? else {
+            return Ok(None);
+        };
+        let choices = chunks.into_iter().zip(greatest).map(|(chunk, greatest)| {
+            let choice = match greatest.not_finite {
+                None => Ok(Choice {
+                    token: greatest.id,
+                    logprobs: None,
+                }),
+                Some(token_id) => Err(not_finite(NonFinite { token_id }, chunk)),
+            };
+            (chunk.id, choice)
+        });
+        Ok(Some(choices.collect()))
+    }
+
     /// The choice for each chunk, whose rows of `logits` come in the same order.
     fn sample<'a>(
         &mut self,
         chunks: impl Iterator<Item = &'a Chunk>,
         logits: &[f32],
-    ) -> Vec<(RequestId, Result<Choice, RequestError>)> {
+    ) -> Vec<Chosen> {
         let vocab = self.decoder.config().shape.vocab_size as usize;
         let rows = chunks.zip(logits.chunks_exact(vocab));
         let mut chosen = Vec::new();
@@ -276,14 +332,8 @@ impl EngineCore {
                 let sequence = self.scheduler.sequence(chunk.id);
                 observer(chunk.id, sequence.map_or(0, Sequence::output_tokens), row);
             }
-            let sampled = active.sampler.sample(row).map_err(|error| RequestError {
-                class: ErrorClass::NonFiniteLogits,
-                message: format!(
-                    "{error} after {} tokens: the weights may be damaged, or overflow in this \
-                     dtype; try --dtype f32 or another checkpoint",
-                    chunk.start + chunk.len
-                ),
-            });
+            let sampled = active.sampler.sample(row);
+            let sampled = sampled.map_err(|error| not_finite(error, chunk));
             let choice = sampled.map(|token| Choice {
                 token,
                 logprobs: active
@@ -351,6 +401,20 @@ impl EngineCore {
                 output_tokens: sequence.output_tokens() as u32,
             },
         })
+    }
+}
+
+/// A request and its next token.
+type Chosen = (RequestId, Result<Choice, RequestError>);
+
+fn not_finite(error: NonFinite, chunk: &Chunk) -> RequestError {
+    RequestError {
+        class: ErrorClass::NonFiniteLogits,
+        message: format!(
+            "{error} after {} tokens: the weights may be damaged, or overflow in this dtype; try \
+             --dtype f32 or another checkpoint",
+            chunk.start + chunk.len
+        ),
     }
 }
 

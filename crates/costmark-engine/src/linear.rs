@@ -1,7 +1,8 @@
 //! The one seam behind which every matrix product with weights lives.
 //!
 //! [`Linear::forward`] takes activations `(tokens, in)` in f32 and returns `(tokens, out)`
-//! in f32, whatever the weights are stored as. Faster products replace what is behind it
+//! in f32, whatever the weights are stored as; with float weights on a GPU it also takes
+//! activations of their own type and returns that. Faster products replace what is behind it
 //! and nothing else.
 //!
 //! On the CPU the kernels of `costmark-kernels` multiply; `cpu` says what they round.
@@ -66,7 +67,8 @@ impl Linear {
         }
     }
 
-    /// `(tokens, in)` f32 → `(tokens, out)` f32.
+    /// `(tokens, in)` → `(tokens, out)` of the same type: f32, or that of float weights on a
+    /// GPU.
     ///
     /// # Errors
     /// When the shapes do not fit or the device fails.
@@ -99,10 +101,10 @@ impl Linear {
                 Weight::Dense(weight) => x
                     .to_dtype(weight.dtype())?
                     .matmul(&weight.t()?)?
-                    .to_dtype(DType::F32)?,
+                    .to_dtype(x.dtype())?,
             };
             *output = match &linear.bias {
-                Some(bias) => y.broadcast_add(bias)?,
+                Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
                 None => y,
             };
         }
@@ -118,7 +120,9 @@ impl Linear {
         Ok(match &self.weight {
             Weight::Quantized(weight) => weight.embedding(ids)?,
             Weight::Cpu(matrix) => matrix.rows(&ids.to_vec1::<u32>()?)?,
-            Weight::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(DType::F32)?,
+            Weight::Dense(weight) => weight
+                .index_select(&ids.to_device(weight.device())?, 0)?
+                .to_dtype(DType::F32)?,
         })
     }
 
@@ -132,6 +136,15 @@ impl Linear {
         };
         let bias = self.bias.as_ref().map_or(0, |b| b.elem_count() * 4);
         (weight + bias) as u64
+    }
+
+    /// The type of float weights on a GPU, which activations may be of, too.
+    #[must_use]
+    pub fn float_dtype(&self) -> Option<DType> {
+        match &self.weight {
+            Weight::Dense(weight) => Some(weight.dtype()),
+            Weight::Quantized(_) | Weight::Cpu(_) => None,
+        }
     }
 
     /// How the weights are stored, as users type it: `q8_0`, `q4_k`, `f32`, …

@@ -2,7 +2,7 @@
 
 use costmark_core::{RequestId, TokenLogprobs};
 
-use crate::ops::math;
+use costmark_kernels::math;
 
 /// Log-probabilities of `token_id` and of the `top` likeliest tokens: of the softmax of `logits`
 /// (one finite value per vocabulary entry) as the model gave them, whatever the sampler made of

@@ -1,6 +1,7 @@
 //! What vendors state of accelerators and processors (`configs/hardware/`), to set a measured
 //! rate against. Peaks are dense: without structured sparsity.
 
+use costmark_core::accelerator::likeness;
 use include_dir::{Dir, include_dir};
 use serde::Deserialize;
 
@@ -150,6 +151,19 @@ impl Datasheets {
         };
         self.devices.iter().find(|d| d.cpuid.iter().any(is_it))
     }
+
+    /// The sheet of the accelerator that its driver calls so, e.g. `NVIDIA H100 80GB HBM3`, if
+    /// there is one.
+    #[must_use]
+    pub fn of_gpu(&self, name: &str) -> Option<&Datasheet> {
+        let gpus = self
+            .devices
+            .iter()
+            .filter(|d| d.unit == DeviceUnit::Accelerator);
+        gpus.filter_map(|d| Some((likeness(name, &d.name)?, d)))
+            .max_by_key(|(words, _)| *words)
+            .map(|(_, device)| device)
+    }
 }
 
 fn parse(file: &str, text: &str) -> Result<Vec<Datasheet>, ProbeError> {
@@ -236,6 +250,17 @@ bandwidth_bytes_per_s = 1e12
 peaks = { f16_per_s = 1e14 }
 source = "X1 datasheet"
 "#;
+
+    #[test]
+    fn drivers_names_find_their_sheets() {
+        let sheets = Datasheets::embedded().unwrap();
+        let of = |name: &str| sheets.of_gpu(name).map(|sheet| sheet.name.as_str());
+        assert_eq!(of("NVIDIA H200"), Some("H200"));
+        assert_eq!(of("NVIDIA H100 80GB HBM3"), Some("H100 SXM"));
+        assert_eq!(of("NVIDIA A100-SXM4-80GB"), Some("A100 80GB SXM"));
+        assert_eq!(of("NVIDIA L4"), Some("L4"));
+        assert_eq!(of("NVIDIA GeForce GT 710"), None);
+    }
 
     #[test]
     fn what_comes_along_is_sound() {

@@ -3,12 +3,13 @@
 //! [`Machine`] identifies the host and the limits this process runs under,
 //! [`measure_peaks`] measures what its memory and its matrix products can do,
 //! [`ProcessUsage`] and [`HostCpuTimes`] read what a run used and what others took,
-//! [`Telemetry`] watches both while it is on, [`Processes`] names the others, and
-//! [`datasheet`] holds what vendors state. Nothing here is about models or money.
+//! [`Telemetry`] watches both while it is on, [`Processes`] names the others, [`gpu`] does the
+//! same for NVIDIA GPUs, and [`datasheet`] holds what vendors state. Nothing here is about models or money.
 //!
 //! For Unix; limits, caches and host times are read on Linux and absent elsewhere.
 
 pub mod datasheet;
+pub mod gpu;
 pub mod machine;
 pub mod peaks;
 pub mod telemetry;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
 use crate::cpu;
+use crate::gpu::{self, Gpu};
 use crate::text;
 use crate::usage::HostCpuTimes;
 
@@ -31,6 +32,9 @@ pub struct Machine {
     pub load_average: Option<[f64; 3]>,
     /// Share of CPU time wanted since boot that the hypervisor gave to someone else.
     pub steal_share_since_boot: Option<f64>,
+    /// NVIDIA GPUs, as their driver shows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
 }
 
 /// A processor.
@@ -126,6 +130,7 @@ impl Machine {
                 .and_then(|t| text::load_average(&t)),
             steal_share_since_boot: HostCpuTimes::now()
                 .and_then(|now| now.steal_share_since(&HostCpuTimes::BOOT)),
+            gpus: gpu::gpus(),
             cpu,
         }
     }

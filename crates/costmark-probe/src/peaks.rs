@@ -64,8 +64,11 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Of at least one positive rate.
-    fn of(mut rates: Vec<f64>, what: &'static str) -> Result<Self, ProbeError> {
+    /// Of the rates of single passes, positive each.
+    ///
+    /// # Errors
+    /// There are none; `what` was to be measured.
+    pub fn of(mut rates: Vec<f64>, what: &'static str) -> Result<Self, ProbeError> {
         rates.sort_by(f64::total_cmp);
         let (Some(&worst), Some(&best)) = (rates.first(), rates.last()) else {
             return Err(ProbeError::Worker(what));

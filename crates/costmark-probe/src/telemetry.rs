@@ -325,7 +325,8 @@ impl TelemetrySummary {
         }
         let window_s = (end_ns - start_ns) as f64 / 1e9;
         let risen = |of: &dyn Fn(&Sample) -> Option<f64>| {
-            Some(counter_at(samples, end_ns, of)? - counter_at(samples, start_ns, of)?)
+            let at = |at_ns| value_at(samples, at_ns, &|s| s.at_ns, of);
+            Some(at(end_ns)? - at(start_ns)?)
         };
         let inside = || {
             samples
@@ -354,15 +355,20 @@ impl TelemetrySummary {
     }
 }
 
-/// A counter at an instant between the first and the last sample.
-fn counter_at(samples: &[Sample], at_ns: u64, of: &dyn Fn(&Sample) -> Option<f64>) -> Option<f64> {
-    let after = samples.partition_point(|s| s.at_ns < at_ns);
+/// A counter at an instant between the first and the last sample, which are in order of `time`.
+pub(crate) fn value_at<S>(
+    samples: &[S],
+    at_ns: u64,
+    time: &dyn Fn(&S) -> u64,
+    of: &dyn Fn(&S) -> Option<f64>,
+) -> Option<f64> {
+    let after = samples.partition_point(|s| time(s) < at_ns);
     let b = samples.get(after)?;
-    if b.at_ns == at_ns || after == 0 {
+    if time(b) == at_ns || after == 0 {
         return of(b);
     }
     let a = &samples[after - 1];
-    let share = (at_ns - a.at_ns) as f64 / (b.at_ns - a.at_ns) as f64;
+    let share = (at_ns - time(a)) as f64 / (time(b) - time(a)) as f64;
     let (low, high) = (of(a)?, of(b)?);
     Some(low + share * (high - low))
 }

@@ -16,7 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::document::LevelId;
+use crate::document::{GpuLine, LevelId};
 
 /// Which part of the run a record belongs to.
 #[derive(
@@ -436,6 +436,9 @@ pub struct TelemetryLine {
     /// Energy of all processor packages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_joules: Option<f64>,
+    /// The GPU that computes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuLine>,
 }
 
 #[cfg(test)]

@@ -326,6 +326,12 @@ fn machine(run: &RunDocument) -> String {
         };
         text.push_str(&format!("; measured peaks: read {range} GB/s"));
     }
+    if let Some(flops) = environment.peaks.iter().find_map(|p| p.bf16_flops_per_s) {
+        text.push_str(&format!(
+            ", bf16 products {} TFLOP/s",
+            short(flops.best / 1e12)
+        ));
+    }
     if let Some(flops) = environment.peaks.iter().find_map(|p| p.f32_flops_per_s) {
         text.push_str(&format!(
             ", f32 products {} GFLOP/s",

@@ -1,7 +1,7 @@
 //! What a reader must know about a run, and what the user could do for a better one.
 
 use costmark_econ::PriceChoice;
-use costmark_report::document::{AdviceDocument, RunDocument, UnitDocument};
+use costmark_report::document::{AdviceDocument, GpuDocument, RunDocument, UnitDocument};
 use costmark_report::numbers::percent;
 
 /// Drift of the read bandwidth from which it is told.
@@ -92,6 +92,9 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
             ),
         );
     }
+    for (code, message) in gpu_advice(document) {
+        add(code, message);
+    }
     let unsettled = |u: &&UnitDocument| u.usable && !u.warmup.settled;
     let unsettled = document.units.iter().filter(unsettled).count();
     if unsettled > 0
@@ -108,6 +111,62 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
                 document.units.len()
             ),
         );
+    }
+    list
+}
+
+/// Share of samples from which it is told that a GPU was slowed.
+const SLOWED: f64 = 0.01;
+
+/// What kept the GPU from what it can do.
+fn gpu_advice(document: &RunDocument) -> Vec<(&'static str, String)> {
+    let gpus = || {
+        let units = document.units.iter().filter(|u| u.usable);
+        units.filter_map(|u| u.machine?.gpu)
+    };
+    let worst = |of: fn(&GpuDocument) -> Option<f64>| {
+        let shares = gpus().filter_map(|gpu| of(&gpu));
+        shares.reduce(f64::max).filter(|&share| share > SLOWED)
+    };
+    let mut list = Vec::new();
+    if let Some(share) = worst(|gpu| gpu.heat_throttled_share) {
+        list.push((
+            "gpu_heat",
+            format!(
+                "the GPU was slowed by heat in up to {} of a unit; cool it better and run again",
+                percent(share)
+            ),
+        ));
+    }
+    if let Some(share) = worst(|gpu| gpu.hardware_throttled_share) {
+        list.push((
+            "gpu_hardware",
+            format!(
+                "the GPU's hardware slowed it in up to {} of a unit (power brake, too much \
+                 current, or another GPU it is tied to); `nvidia-smi -q -d PERFORMANCE` says which",
+                percent(share)
+            ),
+        ));
+    }
+    if let Some(share) = worst(|gpu| gpu.power_throttled_share) {
+        list.push((
+            "gpu_power",
+            format!(
+                "the power limit held the GPU's clocks down in up to {} of a unit; a machine with \
+                 another limit gives other figures",
+                percent(share)
+            ),
+        ));
+    }
+    let others = gpus().filter_map(|gpu| gpu.max_other_processes).max();
+    if let Some(others) = others.filter(|&n| n > 0) {
+        list.push((
+            "gpu_shared",
+            format!(
+                "{others} other processes held memory of the GPU (nvidia-smi shows which); stop \
+                 them and run again"
+            ),
+        ));
     }
     list
 }

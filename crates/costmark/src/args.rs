@@ -12,6 +12,7 @@ mod workload;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use costmark_engine::DeviceChoice;
 
 pub(crate) use endpoint::{ApiArg, EndpointArgs};
 pub(crate) use load::{LoadArgs, WarmupArg};
@@ -153,6 +154,15 @@ pub(crate) enum DeviceArg {
     Cpu,
     /// The n-th CUDA device.
     Cuda(usize),
+}
+
+impl From<DeviceArg> for DeviceChoice {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Cuda(n) => Self::Cuda(n),
+        }
+    }
 }
 
 /// The model and how it is held in memory.

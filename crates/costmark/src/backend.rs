@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use costmark_core::mock::{MockBackend, MockTime};
 use costmark_core::{Backend, BackendKind, ModelShape, MonotonicClock};
+use costmark_engine::device::{self, Device};
 use costmark_engine::lockstep::{LockstepBackend, LockstepModel, LockstepOptions};
-use costmark_engine::memory::available_bytes;
 use costmark_engine::{
     Checkpoint, EngineBackend, EngineOptions, FormatChoice, KvDtype, ModelInfo, OpenOptions,
     Progress as Loading, TokenizerSource, WeightChoice,
 };
 
-use crate::args::WeightsArg;
+use crate::args::{DeviceArg, WeightsArg};
 use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
 use crate::plan::{EnginePlan, ModelPlan};
@@ -32,8 +32,8 @@ pub(crate) struct Demand {
 
 /// A model that was found but not loaded.
 pub(crate) enum Opened {
-    /// For the engine.
-    Engine(Box<Checkpoint>),
+    /// For the engine, and where its weights will be.
+    Engine(Box<Checkpoint>, Device),
     /// For candle-transformers' models, which may be of architectures the engine lacks.
     Lockstep(Box<LockstepOptions>),
     /// No model at all.
@@ -46,7 +46,7 @@ impl Opened {
     /// Dimensions, where they are known before loading.
     pub(crate) fn shape(&self) -> Option<&ModelShape> {
         match self {
-            Self::Engine(checkpoint) => Some(&checkpoint.config.shape),
+            Self::Engine(checkpoint, _) => Some(&checkpoint.config.shape),
             Self::Lockstep(_) | Self::Mock | Self::Http(_) => None,
         }
     }
@@ -54,7 +54,7 @@ impl Opened {
     /// Where the tokenizer is.
     pub(crate) fn tokenizer(&self) -> Option<TokenizerSource> {
         match self {
-            Self::Engine(checkpoint) => checkpoint.tokenizer.clone(),
+            Self::Engine(checkpoint, _) => checkpoint.tokenizer.clone(),
             Self::Lockstep(options) => match &options.model {
                 LockstepModel::Folder(folder) => Some(folder.join("tokenizer.json"))
                     .filter(|path| path.is_file())
@@ -68,10 +68,12 @@ impl Opened {
 }
 
 /// Finds the model and reads its configuration and headers; downloads what is missing.
-pub(crate) fn open(plan: &ModelPlan, backend: BackendKind, progress: Progress) -> Result<Opened> {
+pub(crate) fn open(plan: &ModelPlan, engine: &EnginePlan, progress: Progress) -> Result<Opened> {
+    let backend = engine.backend;
     if backend == BackendKind::Mock {
         return Ok(Opened::Mock);
     }
+    let device = device::open(engine.device.into())?;
     let stage = Arc::new(Mutex::new(None::<Stage>));
     let report = move |loading: Loading<'_>| {
         // Only drawing: a poisoned lock holds nothing that could be wrong.
@@ -96,13 +98,14 @@ pub(crate) fn open(plan: &ModelPlan, backend: BackendKind, progress: Progress) -
             WeightsArg::Synthetic { seed } => WeightChoice::Synthetic { seed },
         },
         format: format_choice(plan.dtype.as_deref(), plan.quantize.as_deref())?,
+        device: device.clone(),
         progress: Some(Arc::new(report)),
         ..OpenOptions::new(plan.model.clone())
     };
     Ok(match backend {
         BackendKind::Lockstep => Opened::Lockstep(Box::new(LockstepOptions::find(&options)?)),
         BackendKind::Engine | BackendKind::Mock | BackendKind::Http => {
-            Opened::Engine(Box::new(Checkpoint::open(&options)?))
+            Opened::Engine(Box::new(Checkpoint::open(&options)?), device)
         }
     })
 }
@@ -145,9 +148,9 @@ pub(crate) fn start(
     clock: MonotonicClock,
 ) -> Result<Box<dyn Backend>> {
     match opened {
-        Opened::Engine(checkpoint) => {
-            let options = engine_options(&checkpoint, plan, demand)?;
-            check_memory(&checkpoint, &options)?;
+        Opened::Engine(checkpoint, device) => {
+            let options = engine_options(&checkpoint, plan, demand, &device)?;
+            check_memory(&checkpoint, &options, &device)?;
             Ok(Box::new(EngineBackend::open(*checkpoint, &options, clock)?))
         }
         Opened::Lockstep(options) => {
@@ -180,6 +183,7 @@ fn engine_options(
     checkpoint: &Checkpoint,
     plan: &EnginePlan,
     demand: Demand,
+    device: &Device,
 ) -> Result<EngineOptions> {
     let defaults = EngineOptions::default();
     let kv_dtype = match plan.kv_dtype.as_deref() {
@@ -208,15 +212,20 @@ fn engine_options(
     let wanted = blocks * block * token_bytes;
     let one = (context.div_ceil(block) + 1) * block * token_bytes;
     let weights = ModelInfo::of(checkpoint, kv_dtype.bytes())?.weight_bytes;
-    let left = available_bytes().map_or(u64::MAX, |bytes| bytes.saturating_sub(weights));
+    let left =
+        device::available_bytes(device).map_or(u64::MAX, |bytes| bytes.saturating_sub(weights));
     let needed = wanted.min((left / 4 * 3).max(one));
     Ok(EngineOptions {
         kv_budget_bytes: Some(plan.kv_budget_bytes.unwrap_or(needed)),
         kv_dtype,
         block_size,
-        max_batched_tokens: plan
-            .max_batched_tokens
-            .unwrap_or(defaults.max_batched_tokens.max(max_sequences)),
+        max_batched_tokens: plan.max_batched_tokens.unwrap_or_else(|| {
+            let fitting = match plan.device {
+                DeviceArg::Cpu => defaults.max_batched_tokens,
+                DeviceArg::Cuda(_) => GPU_BATCHED_TOKENS,
+            };
+            fitting.max(max_sequences)
+        }),
         max_sequences,
         max_context: plan.max_context,
         prefix_cache: plan.prefix_cache,
@@ -224,23 +233,87 @@ fn engine_options(
     })
 }
 
-/// Loading what cannot fit would end in the system killing the process.
-fn check_memory(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<()> {
+/// Tokens a GPU's products need at once to be bound by arithmetic, and to spare.
+const GPU_BATCHED_TOKENS: u32 = 4096;
+
+/// Loading what cannot fit would end in the system killing the process, or in the middle of
+/// loading.
+fn check_memory(checkpoint: &Checkpoint, options: &EngineOptions, device: &Device) -> Result<()> {
     let info = ModelInfo::of(checkpoint, options.kv_dtype.bytes())?;
-    let kv_bytes = options.kv_budget_bytes.unwrap_or(0);
-    let Some(available) = available_bytes() else {
-        return Ok(());
+    let needed = Needed {
+        model: &info.name,
+        weight_bytes: info.weight_bytes,
+        kv_bytes: options.kv_budget_bytes.unwrap_or(0),
     };
-    if info.weight_bytes.saturating_add(kv_bytes) <= available {
-        return Ok(());
+    match device::available_bytes(device) {
+        Some(available) => needed
+            .check(available, device::gpu_memory_bytes(device))
+            .map_err(Failure::input),
+        None => Ok(()),
     }
-    Err(Failure::input(format!(
-        "{} needs {} for weights and {} for keys and values, but {} are available: use a smaller \
-         --model, --quantize q4_k, a smaller --kv-budget, or lower --concurrency, --input-len or \
-         --output-len",
-        info.name,
-        human_bytes(info.weight_bytes),
-        human_bytes(kv_bytes),
-        human_bytes(available)
-    )))
+}
+
+/// What a model will claim.
+struct Needed<'a> {
+    model: &'a str,
+    weight_bytes: u64,
+    kv_bytes: u64,
+}
+
+impl Needed<'_> {
+    /// Against what is `available`, of a GPU's `gpu_bytes` where it runs on one.
+    fn check(&self, available: u64, gpu_bytes: Option<u64>) -> Result<(), String> {
+        if self.weight_bytes.saturating_add(self.kv_bytes) <= available {
+            return Ok(());
+        }
+        let (place, held) = match gpu_bytes {
+            None => ("", String::new()),
+            // Contexts of the driver alone take some hundred MiB.
+            Some(total) if available < total / 10 * 9 => (
+                " on the GPU",
+                format!(
+                    "; other programs hold {} of its {} (nvidia-smi shows which)",
+                    human_bytes(total - available),
+                    human_bytes(total)
+                ),
+            ),
+            Some(_) => (" on the GPU", String::new()),
+        };
+        Err(format!(
+            "{} needs {} for weights and {} for keys and values, but {} are available{place}{held}: \
+             use a smaller --model, --quantize q4_k, a smaller --kv-budget, or lower \
+             --concurrency, --input-len or --output-len",
+            self.model,
+            human_bytes(self.weight_bytes),
+            human_bytes(self.kv_bytes),
+            human_bytes(available)
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_too_full_says_who_fills_it() {
+        let needed = Needed {
+            model: "llama",
+            weight_bytes: 16 << 30,
+            kv_bytes: 4 << 30,
+        };
+        assert_eq!(needed.check(20 << 30, Some(24 << 30)), Ok(()));
+        let small = needed.check(15 << 30, Some(16 << 30)).unwrap_err();
+        assert!(
+            small.contains("15.0 GiB are available on the GPU:"),
+            "{small}"
+        );
+        let busy = needed.check(10 << 30, Some(80 << 30)).unwrap_err();
+        assert!(
+            busy.contains("other programs hold 70.0 GiB of its 80.0 GiB"),
+            "{busy}"
+        );
+        let cpu = needed.check(10 << 30, None).unwrap_err();
+        assert!(cpu.contains("10.0 GiB are available: use"), "{cpu}");
+    }
 }

@@ -2,6 +2,7 @@
 //! else used it.
 
 use costmark_core::{Clock, MonotonicClock, Roofline};
+use costmark_metrics::Throughput;
 use costmark_probe::{
     Cpu, Datasheets, HostCpuTimes, Machine, PeakOptions, ProcessUsage, Processes, Rate, Sample,
     Telemetry, measure_peaks, quick_read_bandwidth,
@@ -12,6 +13,7 @@ use costmark_report::document::{
 };
 use costmark_report::{RunFolder, TelemetryLine};
 
+use crate::accelerator::{self, Accelerator};
 use crate::failure::{Failure, Result};
 use crate::units::human_bytes;
 
@@ -26,9 +28,11 @@ pub(crate) struct Watch {
     machine: Machine,
     options: PeakOptions,
     clock: MonotonicClock,
+    /// Computes in the processor's place, where there is one.
+    accelerator: Option<Accelerator>,
     readings: Vec<PeakReading>,
     /// `None` where the model is not computed on this machine, so that its peaks say nothing.
-    f32_flops_per_s: Option<f64>,
+    flops_per_s: Option<f64>,
     datasheet: Option<DatasheetDocument>,
     host: Option<HostCpuTimes>,
     usage: ProcessUsage,
@@ -48,6 +52,7 @@ impl Watch {
         threads: u32,
         clock: MonotonicClock,
         with_peaks: bool,
+        accelerator: Option<Accelerator>,
     ) -> Result<Self> {
         let options = PeakOptions {
             threads: threads as usize,
@@ -57,8 +62,9 @@ impl Watch {
             machine,
             options,
             clock,
+            accelerator,
             readings: Vec::new(),
-            f32_flops_per_s: None,
+            flops_per_s: None,
             datasheet: None,
             host: None,
             usage: ProcessUsage::now(),
@@ -67,15 +73,22 @@ impl Watch {
             telemetry: None,
             earlier_other_cpu_s: 0.0,
         };
-        if with_peaks {
+        if let Some(accelerator) = &watch.accelerator {
+            let (reading, flops_per_s) = accelerator.peaks(&clock)?;
+            watch.flops_per_s = Some(flops_per_s);
+            watch.datasheet = accelerator.datasheet()?;
+            watch.readings.push(reading);
+        } else if with_peaks {
             watch.datasheet = datasheet(&watch.machine.cpu)?;
             let peaks = measure_peaks(&watch.options).map_err(Failure::run)?;
-            watch.f32_flops_per_s = Some(peaks.f32_flops_per_s.best);
+            watch.flops_per_s = Some(peaks.f32_flops_per_s.best);
             watch.readings.push(PeakReading {
                 at_ns: clock.now_ns(),
                 read_bytes_per_s: rate(&peaks.read_bytes_per_s),
                 triad_bytes_per_s: Some(rate(&peaks.triad_bytes_per_s)),
                 f32_flops_per_s: Some(rate(&peaks.f32_flops_per_s)),
+                copy_bytes_per_s: None,
+                bf16_flops_per_s: None,
             });
         }
         watch.host = HostCpuTimes::now();
@@ -94,12 +107,15 @@ impl Watch {
     /// Begins to sample the machine into the folder, ten times a second.
     pub(crate) fn sample_into(&mut self, folder: &RunFolder) -> Result<()> {
         let mut file = Some(folder.telemetry());
+        let mut gpu = self.accelerator.as_mut().and_then(Accelerator::sampler);
         let sink = move |sample: &Sample| {
+            let gpu = gpu.as_mut().map(|gpu| gpu.sample(sample.at_ns));
+            let line = TelemetryLine {
+                gpu: gpu.as_ref().map(accelerator::line),
+                ..line(sample)
+            };
             // A disk that takes no more shows in the next request; sampling goes on in memory.
-            if file
-                .as_mut()
-                .is_some_and(|f| f.append(&line(sample)).is_err())
-            {
+            if file.as_mut().is_some_and(|f| f.append(&line).is_err()) {
                 file = None;
             }
         };
@@ -130,20 +146,18 @@ impl Watch {
             min_mhz: m.min_mhz,
             max_rss_bytes: m.max_rss_bytes,
             min_available_bytes: m.min_available_bytes,
+            gpu: None,
         });
         let joules = found.and_then(|m| m.package_joules);
-        let per = |tokens: u64| joules.filter(|_| tokens > 0).map(|j| j / tokens as f64);
-        let throughput = &unit.summary.throughput;
         let source = telemetry.and_then(Telemetry::energy_source);
-        unit.energy = EnergyDocument {
-            source: source
-                .filter(|_| joules.is_some())
-                .unwrap_or(NO_ENERGY)
-                .into(),
+        unit.energy = energy(
+            source.unwrap_or(NO_ENERGY),
             joules,
-            joules_per_output_token: per(throughput.output_tokens),
-            joules_per_token: per(throughput.input_tokens + throughput.output_tokens),
-        };
+            &unit.summary.throughput,
+        );
+        if let Some(accelerator) = self.accelerator.as_ref().filter(|_| !simulated) {
+            accelerator.enter(unit);
+        }
     }
 
     /// Share of a core that sampling has taken.
@@ -154,19 +168,28 @@ impl Watch {
     /// Measures the bandwidth again, and gives the peaks for what ran since the last
     /// reading: the mean of the readings before and after it.
     pub(crate) fn between(&mut self) -> Result<Option<Roofline>> {
-        let Some(flops_per_s) = self.f32_flops_per_s else {
+        let Some(flops_per_s) = self.flops_per_s else {
             return Ok(None);
         };
         let before = self.last_read();
-        let read = quick_read_bandwidth(&self.options).map_err(Failure::run)?;
-        self.readings.push(PeakReading {
-            at_ns: self.clock.now_ns(),
-            read_bytes_per_s: rate(&read),
-            triad_bytes_per_s: None,
-            f32_flops_per_s: None,
-        });
+        let reading = match &self.accelerator {
+            Some(accelerator) => accelerator.quick_read(&self.clock)?,
+            None => {
+                let read = quick_read_bandwidth(&self.options).map_err(Failure::run)?;
+                PeakReading {
+                    at_ns: self.clock.now_ns(),
+                    read_bytes_per_s: rate(&read),
+                    triad_bytes_per_s: None,
+                    f32_flops_per_s: None,
+                    copy_bytes_per_s: None,
+                    bf16_flops_per_s: None,
+                }
+            }
+        };
+        let now = reading.read_bytes_per_s.best;
+        self.readings.push(reading);
         Ok(Some(Roofline {
-            read_bytes_per_s: f64::midpoint(before, read.best),
+            read_bytes_per_s: f64::midpoint(before, now),
             flops_per_s,
         }))
     }
@@ -175,7 +198,7 @@ impl Watch {
     pub(crate) fn roofline(&self) -> Option<Roofline> {
         Some(Roofline {
             read_bytes_per_s: self.last_read(),
-            flops_per_s: self.f32_flops_per_s?,
+            flops_per_s: self.flops_per_s?,
         })
     }
 
@@ -200,7 +223,10 @@ impl Watch {
         let passed_s = self.clock.now_ns().saturating_sub(self.began_ns) as f64 / 1e9;
         let least_s = NEIGHBOUR_CORE_SHARE * passed_s;
         Environment {
-            label: label(&self.machine),
+            label: match &self.accelerator {
+                Some(gpu) => format!("{}; {}", gpu.name(), label(&self.machine)),
+                None => label(&self.machine),
+            },
             // Its fields are all plain values, which serialise.
             machine: serde_json::to_value(&self.machine).unwrap_or_default(),
             peaks: self.readings.clone(),
@@ -230,11 +256,20 @@ pub(crate) const NO_ENERGY: &str = "none";
 
 /// Before anything is known of a unit's energy.
 pub(crate) fn no_energy() -> EnergyDocument {
+    energy(NO_ENERGY, None, &Throughput::default())
+}
+
+/// What a window took, by the counter that `source` names.
+pub(crate) fn energy(source: &str, joules: Option<f64>, throughput: &Throughput) -> EnergyDocument {
+    let per = |tokens: u64| joules.filter(|_| tokens > 0).map(|j| j / tokens as f64);
     EnergyDocument {
-        source: NO_ENERGY.into(),
-        joules: None,
-        joules_per_output_token: None,
-        joules_per_token: None,
+        source: match joules {
+            Some(_) => source.into(),
+            None => NO_ENERGY.into(),
+        },
+        joules,
+        joules_per_output_token: per(throughput.output_tokens),
+        joules_per_token: per(throughput.input_tokens + throughput.output_tokens),
     }
 }
 
@@ -248,10 +283,11 @@ fn line(sample: &Sample) -> TelemetryLine {
         available_bytes: sample.available_bytes,
         mhz: sample.mhz,
         package_joules: sample.package_joules,
+        gpu: None,
     }
 }
 
-fn rate(rate: &Rate) -> RateDocument {
+pub(crate) fn rate(rate: &Rate) -> RateDocument {
     RateDocument {
         best: rate.best,
         median: rate.median,

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let progress = Progress::new(args.quiet);
     let clock = MonotonicClock::start();
     let model = ModelPlan::resolve(&args.model, engine.backend);
-    let opened = backend::open(&model, engine.backend, progress)?;
+    let opened = backend::open(&model, &engine, progress)?;
     let tokenizer = match opened.tokenizer() {
         Some(source) if args.prompt.is_some() => Some(source.load()?),
         // Ids are enough to go on; a vocabulary that cannot be read only costs the text.

@@ -4,6 +4,7 @@
 //! file; [`plan`] turns what was typed into what is meant; errors of every crate become an
 //! exit code in [`failure`].
 
+mod accelerator;
 mod advice;
 mod agenda;
 mod args;

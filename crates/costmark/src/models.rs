@@ -37,7 +37,7 @@ impl<'a> Models<'a> {
         for named in &plan.models {
             let found = match &plan.engine.endpoint {
                 Some(endpoint) => Opened::Http(Box::new(endpoint.clone())),
-                None => backend::open(named, plan.engine.backend, progress)?,
+                None => backend::open(named, &plan.engine, progress)?,
             };
             if let Some(shape) = found.shape() {
                 let max_context = plan.engine.max_context.unwrap_or(u32::MAX);

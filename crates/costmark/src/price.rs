@@ -16,8 +16,9 @@ pub(crate) struct Pricing {
 }
 
 impl Pricing {
-    /// `vcpus` are the hardware threads this process may use.
-    pub(crate) fn resolve(args: &PriceArgs, vcpus: u32) -> Result<Self> {
+    /// `vcpus` are the hardware threads this process may use, `gpu` what the GPU is called that
+    /// the model runs on.
+    pub(crate) fn resolve(args: &PriceArgs, vcpus: u32, gpu: Option<&str>) -> Result<Self> {
         let books = Books::load(&args.prices)?.rental;
         let choice = match (&args.instance, args.price) {
             (Some(reference), _) => books
@@ -25,7 +26,15 @@ impl Pricing {
                 .map_err(|e| Failure::input(format!("--instance: {e}")))?,
             (None, Some(usd_per_hour)) => PriceChoice::stated(usd_per_hour, today())
                 .map_err(|e| Failure::input(format!("--price: {e}")))?,
-            (None, None) => books.default_for_vcpus(vcpus).map_err(Failure::input)?,
+            (None, None) => match gpu {
+                None => books.default_for_vcpus(vcpus).map_err(Failure::input)?,
+                Some(name) => books.default_for_accelerator(name).ok_or_else(|| {
+                    Failure::input(format!(
+                        "no price is known for a machine with an {name}: give --price \
+                         USD_PER_HOUR or --instance PROVIDER/TYPE (`costmark prices list` has them)"
+                    ))
+                })?,
+            },
         };
         let model = choice
             .cost_model(args.utilization, 1.0)

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use costmark_probe::gpu::Gpu;
 use costmark_probe::{Machine, PeakOptions, Peaks, Rate, measure_peaks};
 use costmark_report::numbers::short;
 use serde::Serialize;
@@ -77,6 +78,9 @@ fn text(probe: &Probe) -> String {
         memory.available_bytes.map(human_bytes).as_ref(),
     );
     lines.add("Instructions", &cpu.isa.join(" "));
+    for gpu in &machine.gpus {
+        lines.add(&format!("GPU {}", gpu.index), &gpu_text(gpu));
+    }
     lines.add("Read", &format!("{} GB/s", rate(&peaks.read_bytes_per_s)));
     lines.add(
         "Triad",
@@ -102,6 +106,36 @@ fn text(probe: &Probe) -> String {
     lines.0
 }
 
+/// `NVIDIA H200, 140.4 GiB, compute capability 9.0, driver 580.65.06 with CUDA 13.0, …`.
+fn gpu_text(gpu: &Gpu) -> String {
+    let on = |on: bool| if on { "on" } else { "off" };
+    let parts = [
+        Some(gpu.name.clone()),
+        gpu.memory_bytes.map(human_bytes),
+        gpu.used_bytes
+            .filter(|&used| used > 0)
+            .map(|used| format!("{} in use", human_bytes(used))),
+        gpu.compute_capability
+            .as_ref()
+            .map(|c| format!("compute capability {c}")),
+        gpu.driver_version.as_ref().map(|driver| {
+            let cuda = gpu.cuda_version.as_deref().unwrap_or("unknown");
+            format!("driver {driver} with CUDA {cuda}")
+        }),
+        gpu.ecc.map(|ecc| format!("ECC {}", on(ecc))),
+        gpu.mig.map(|mig| format!("MIG {}", on(mig))),
+        gpu.nvlinks.map(|links| format!("{links} NVLinks")),
+        gpu.pcie.map(|p| {
+            format!(
+                "PCIe {} × {} (at most {} × {})",
+                p.generation, p.lanes, p.max_generation, p.max_lanes
+            )
+        }),
+        gpu.power_limit_w.map(|w| format!("{w} W at most")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 fn rate(rate: &Rate) -> String {
     format!("{} ({})", short(rate.best / 1e9), short(rate.median / 1e9))
 }
@@ -119,5 +153,53 @@ impl Lines {
         if let Some(value) = value {
             self.add(name, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use costmark_probe::gpu::Pcie;
+
+    #[test]
+    fn a_gpu_is_told_as_far_as_it_is_known() {
+        let mut gpu = Gpu {
+            index: 0,
+            name: "NVIDIA H200".into(),
+            uuid: None,
+            memory_bytes: Some(141 << 30),
+            used_bytes: Some(0),
+            driver_version: Some("580.65.06".into()),
+            cuda_version: Some("13.0".into()),
+            compute_capability: Some("9.0".into()),
+            ecc: Some(true),
+            mig: Some(false),
+            nvlinks: Some(18),
+            pcie: Some(Pcie {
+                generation: 1,
+                lanes: 16,
+                max_generation: 5,
+                max_lanes: 16,
+            }),
+            power_limit_w: Some(700.0),
+        };
+        assert_eq!(
+            gpu_text(&gpu),
+            "NVIDIA H200, 141.0 GiB, compute capability 9.0, driver 580.65.06 with CUDA 13.0, ECC \
+             on, MIG off, 18 NVLinks, PCIe 1 × 16 (at most 5 × 16), 700 W at most"
+        );
+        gpu = Gpu {
+            used_bytes: Some(1 << 30),
+            memory_bytes: None,
+            driver_version: None,
+            compute_capability: None,
+            ecc: None,
+            mig: None,
+            nvlinks: None,
+            pcie: None,
+            power_limit_w: None,
+            ..gpu
+        };
+        assert_eq!(gpu_text(&gpu), "NVIDIA H200, 1.0 GiB in use");
     }
 }

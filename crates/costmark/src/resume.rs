@@ -161,8 +161,11 @@ fn short(hash: &str) -> &str {
 }
 
 /// Facts of a machine that differ from one moment to the next.
-const PASSING: [&str; 4] = [
+const PASSING: [&str; 6] = [
     "available_bytes",
+    "used_bytes",
+    // An idle GPU's link is slower.
+    "generation",
     "load_average",
     "steal_share_since_boot",
     "current_mhz",

@@ -6,6 +6,7 @@ use costmark_core::{BackendKind, MonotonicClock};
 use costmark_probe::Machine;
 use costmark_report::{RunFolder, Status, render_for};
 
+use crate::accelerator::{self, Accelerator};
 use crate::args::RunArgs;
 use crate::environment::Watch;
 use crate::failure::{Failure, Result};
@@ -40,7 +41,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     if let Some(earlier) = &earlier {
         earlier.check(&plan, &machine, &tool())?;
     }
-    let pricing = Pricing::resolve(&args.price, usable).map_err(located)?;
+    let gpu = accelerator::called(plan.engine.device, &machine.gpus);
+    let pricing = Pricing::resolve(&args.price, usable, gpu.as_deref()).map_err(located)?;
     threads::limit_compute(plan.engine.threads);
     stop::install()?;
 
@@ -105,7 +107,13 @@ fn prepare(
     let first = models.start(first)?;
     let is_here = !matches!(plan.engine.backend, BackendKind::Mock | BackendKind::Http);
     let stage = is_here.then(|| progress.stage("Measuring memory bandwidth and arithmetic"));
-    let watch = Watch::begin(machine, plan.engine.threads, clock, is_here)?;
+    let watch = Watch::begin(
+        machine,
+        plan.engine.threads,
+        clock,
+        is_here,
+        Accelerator::open(plan.engine.device)?,
+    )?;
     drop(stage);
     Ok(Prepared {
         watch,

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
 
     let progress = Progress::new(args.quiet);
     let model = ModelPlan::resolve(&args.model, engine.backend);
-    let opened = backend::open(&model, engine.backend, progress)?;
+    let opened = backend::open(&model, &engine, progress)?;
     let text = match opened.tokenizer() {
         Some(source) => {
             let chat = source.chat_template()?;

@@ -2,10 +2,12 @@
 //!
 //! [`Ops`] is the seam for devices. [`cpu`] does each step in one pass over plain slices,
 //! because at small batches the cost of many little tensor operations would show beside
-//! the products; [`reference`](mod@reference) says the same in tensor operations, works on any device,
+//! the products; with the feature `cuda`, `cuda` does the same in kernels of its own; [`reference`](mod@reference) says the same in tensor operations, works on any device,
 //! and is what `cpu` is tested against.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod reference;
 
 use candle_core::Tensor;
@@ -78,9 +80,28 @@ pub struct AttentionInput<'a> {
     pub batch: &'a StepBatch,
 }
 
-/// The operations around the products, and the KV cache they work on. All tensors are f32
-/// and contiguous.
+/// A row's greatest logit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Greatest {
+    /// Its token id; of equal logits the lowest.
+    pub id: u32,
+    /// The lowest id whose logit is NaN or infinite, if any is.
+    pub not_finite: Option<u32>,
+}
+
+/// The operations around the products, and the KV cache they work on. All tensors are
+/// contiguous and f32, or, on a GPU and but for the residual sum, of the type that
+/// [`Decoder::activation_dtype`](crate::Decoder::activation_dtype) says.
 pub trait Ops: Send {
+    /// What a step's layers share, told before the first of them: rotations by
+    /// `frequencies` of the batch's tokens.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn begin(&mut self, batch: &StepBatch, frequencies: &[f32]) -> Result<Rotations> {
+        Ok(Rotations::new(frequencies, &batch.positions))
+    }
+
     /// `residual + delta`, and its norm; both `(tokens, hidden)`.
     ///
     /// # Errors
@@ -104,6 +125,23 @@ pub trait Ops: Send {
     /// # Errors
     /// When shapes do not fit or the device fails.
     fn attend(&mut self, layer: usize, input: &AttentionInput<'_>) -> Result<Tensor>;
+
+    /// The greatest of each row of logits `(rows, vocab)` f32, found where they are; `None`
+    /// where reading them here costs nothing.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn greatest(&self, _logits: &Tensor) -> Result<Option<Vec<Greatest>>> {
+        Ok(None)
+    }
+
+    /// Waits until all that was asked for is done, so that a clock may be read.
+    ///
+    /// # Errors
+    /// When the device failed at any of it.
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

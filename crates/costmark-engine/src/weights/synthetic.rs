@@ -5,7 +5,7 @@
 //! differ. Norm weights are one, biases zero. Quantised matrices are never floats first:
 //! the quantised values of a block are random bits and its scales are set so that the
 //! values they stand for have that spread. Nothing but speed and memory of such a model
-//! means anything.
+//! means anything. On a GPU, float matrices are made there, from another random stream.
 //!
 //! Every 64 KiB piece of a tensor has its own ChaCha8 stream, chosen by seed, tensor name
 //! and position: the same seed gives the same weights whatever the number of threads.
@@ -24,6 +24,8 @@ use super::{FormatChoice, TensorFormat, WeightSource, blocks};
 use crate::config::ModelConfig;
 use crate::error::{EngineError, Result};
 use crate::linear::Linear;
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::RandomMatrices;
 
 /// See the [module](self).
 pub struct SyntheticWeights {
@@ -31,6 +33,8 @@ pub struct SyntheticWeights {
     device: Device,
     matrices: HashMap<String, (Matrix, TensorFormat)>,
     loading: Loading,
+    #[cfg(feature = "cuda")]
+    there: Vec<RandomMatrices>,
 }
 
 impl SyntheticWeights {
@@ -51,7 +55,30 @@ impl SyntheticWeights {
                 .map(with_format)
                 .collect(),
             loading: Loading::default(),
+            #[cfg(feature = "cuda")]
+            there: Vec::new(),
         }
+    }
+
+    /// A float matrix made on a GPU.
+    #[cfg(feature = "cuda")]
+    fn made_there(
+        &mut self,
+        format: TensorFormat,
+        dims: (usize, usize),
+        seed: u64,
+    ) -> Result<Tensor> {
+        let dtype = blocks::float_dtype(format);
+        let known = self.there.iter().position(|made| made.dtype() == dtype);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                self.there.push(RandomMatrices::new(&self.device, dtype)?);
+                self.there.len() - 1
+            }
+        };
+        // Uniform on ±sqrt(3) has standard deviation 1.
+        self.there[index].make(dims, seed, (3.0 / dims.1 as f32).sqrt())
     }
 
     /// Tells `loading` of each tensor made.
@@ -96,21 +123,24 @@ impl WeightSource for SyntheticWeights {
                 ),
             });
         }
+        let format = *format;
         let seed = tensor_seed(self.seed, name);
-        let bytes = random_matrix(*format, out_features, in_features, seed);
         let bias = if bias {
             let len = usize_of(out_features)?;
             Some(Tensor::zeros(len, candle_core::DType::F32, &self.device)?)
         } else {
             None
         };
-        let linear = blocks::linear(
-            &bytes,
-            *format,
-            (usize_of(out_features)?, usize_of(in_features)?),
-            bias,
-            &self.device,
-        )?;
+        let dims = (usize_of(out_features)?, usize_of(in_features)?);
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() && format.is_float() {
+            let weight = self.made_there(format, dims, seed)?;
+            let bias = bias.map(|bias| bias.to_dtype(weight.dtype())).transpose()?;
+            self.loading.loaded(format.bytes(out_features, in_features));
+            return Ok(Linear::dense(weight, bias));
+        }
+        let bytes = random_matrix(format, out_features, in_features, seed);
+        let linear = blocks::linear(&bytes, format, dims, bias, &self.device)?;
         self.loading.loaded(bytes.len() as u64);
         Ok(linear)
     }

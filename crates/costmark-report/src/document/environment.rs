@@ -80,6 +80,12 @@ pub struct PeakReading {
     pub triad_bytes_per_s: Option<RateDocument>,
     /// Matrix products in f32; absent in the quick readings between units.
     pub f32_flops_per_s: Option<RateDocument>,
+    /// Bytes read and written by a copy within the GPU; absent without one and in quick readings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_bytes_per_s: Option<RateDocument>,
+    /// Matrix products in bf16 on the GPU; absent without one and in quick readings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bf16_flops_per_s: Option<RateDocument>,
 }
 
 /// A rate measured in several passes. The best is the peak.

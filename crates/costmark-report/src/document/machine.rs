@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::gpu::GpuDocument;
+
 /// The machine over the window of a unit, from the samples in `telemetry.jsonl`. CPU use is in
 /// cores: 1.5 is one and a half cores busy all the time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,14 +28,18 @@ pub struct MachineDocument {
     pub max_rss_bytes: Option<u64>,
     /// Least memory that could still be claimed.
     pub min_available_bytes: Option<u64>,
+    /// The GPU that computed; absent where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuDocument>,
 }
 
 /// Energy over the window of a unit. Only what was counted: never an estimate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnergyDocument {
-    /// `rapl` (counters of the processor packages, everything that runs on them included), or
-    /// `none`: the system shows no counter.
+    /// `rapl` (counters of the processor packages, everything that runs on them included), `nvml`
+    /// (the counter of the GPU that computed, without the machine around it), or `none`: the
+    /// system shows no counter.
     pub source: String,
     /// Joules over the window.
     pub joules: Option<f64>,

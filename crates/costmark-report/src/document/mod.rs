@@ -5,6 +5,7 @@
 
 mod canonical;
 mod environment;
+mod gpu;
 mod load;
 mod machine;
 mod plan;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use canonical::canonical_hash;
 pub use environment::{DatasheetDocument, Environment, Overhead, PeakReading, RateDocument, Tool};
+pub use gpu::{GpuDocument, GpuLine};
 pub use load::{
     LevelId, LevelPlan, LoadDocument, ModelDocument, TraceDocument, UnitPlan, WorkloadDocument,
 };

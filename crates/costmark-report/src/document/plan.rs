@@ -165,7 +165,7 @@ pub struct PriceDocument {
     pub usd_per_hour: f64,
     /// `provider/instance@region:term`.
     pub reference: String,
-    /// Stated by the user, from a price book, or per vCPU.
+    /// Stated by the user, from a price book, per vCPU, or per accelerator.
     pub basis: PriceBasis,
     /// The full account: how the figure came about, with source and date.
     pub explanation: String,
@@ -188,6 +188,9 @@ impl PriceDocument {
             PriceBasis::Book { .. } => format!("{}, {}", self.reference, self.as_of),
             PriceBasis::PerVcpu { instance, .. } => {
                 format!("default: per vCPU like {instance}, {}", self.as_of)
+            }
+            PriceBasis::PerAccelerator { instance, .. } => {
+                format!("default: per GPU like {instance}, {}", self.as_of)
             }
         }
     }

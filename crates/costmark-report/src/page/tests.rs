@@ -91,6 +91,7 @@ fn samples_become_rates() {
         available_bytes: None,
         mhz: None,
         package_joules: None,
+        gpu: None,
     };
     let mut pictures = room(1_000_000 * MS);
     pictures.add_samples(&sample(0, 0.0, 0.0), &sample(2, 3.0, 4.0));

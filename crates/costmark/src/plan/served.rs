@@ -1,6 +1,7 @@
 //! What serves: the model, how it is held and run, how tokens are chosen.
 
 use costmark_core::{BackendKind, Sampling};
+use costmark_engine::device;
 use costmark_report::document::ModelDocument;
 
 use crate::args::{
@@ -160,17 +161,21 @@ pub(crate) struct EnginePlan {
 impl EnginePlan {
     /// `usable_cores` is what this process may use.
     pub(crate) fn resolve(args: &EngineArgs, usable_cores: u32) -> Result<Self> {
-        if let DeviceArg::Cuda(n) = args.device {
-            return Err(Failure::input(format!(
-                "--device cuda:{n}: this costmark was built without CUDA, and this version has \
-                 no CUDA engine yet; use --device cpu"
-            )));
-        }
         let backend = match args.backend {
             BackendArg::Engine => BackendKind::Engine,
             BackendArg::Lockstep => BackendKind::Lockstep,
             BackendArg::Mock => BackendKind::Mock,
         };
+        if let DeviceArg::Cuda(n) = args.device {
+            if backend != BackendKind::Engine {
+                return Err(Failure::input(format!(
+                    "--device cuda:{n}: only the engine runs on GPUs; leave --backend out, or \
+                     use --device cpu"
+                )));
+            }
+            // Told before anything is downloaded.
+            device::check(args.device.into())?;
+        }
         if backend != BackendKind::Engine {
             refuse_engine_flags(args)?;
         }

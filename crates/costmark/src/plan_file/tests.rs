@@ -26,7 +26,7 @@ fn plan(text: &str, typed: &[&str]) -> Result<Plan> {
     let file = parse(text)?;
     let args = file.merge(&typed)?;
     Plan::resolve(&args, 2)
-        .and_then(|plan| Pricing::resolve(&args.price, 2).map(|_| plan))
+        .and_then(|plan| Pricing::resolve(&args.price, 2, None).map(|_| plan))
         .map_err(|failure| file.locate(failure))
 }
 

@@ -1,0 +1,382 @@
+//! The engine on a GPU against the engine on the CPU. Without a GPU each test says that it was
+//! skipped and passes: what can be checked without one is in `cuda_kernels.rs`.
+#![cfg(feature = "cuda")]
+
+mod support;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use costmark_core::{Event, MonotonicClock};
+use costmark_engine::batch::StepBatch;
+use costmark_engine::ops::cuda::CudaOps;
+use costmark_engine::ops::reference::ReferenceOps;
+use costmark_engine::ops::{AttentionInput, AttentionShape, KvShape, Norm, Ops};
+use costmark_engine::{
+    Checkpoint, Decoder, DeviceChoice, EngineCore, EngineOptions, FormatChoice, KvDtype,
+    OpenOptions, TensorFormat, builtin, device,
+};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use support::engine::{distance, run};
+use support::{golden_path, greedy_request};
+
+fn gpu() -> Option<Device> {
+    match device::open(DeviceChoice::Cuda(0)) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            eprintln!("skipped, no GPU: {error}");
+            None
+        }
+    }
+}
+
+fn random(rng: &mut ChaCha8Rng, rows: usize, width: usize, spread: f32) -> Tensor {
+    let values = (0..rows * width).map(|_| spread * (rng.random::<f32>() * 2.0 - 1.0));
+    Tensor::from_vec(values.collect::<Vec<_>>(), (rows, width), &Device::Cpu).unwrap()
+}
+
+fn host(tensor: &Tensor) -> Vec<f32> {
+    tensor
+        .to_device(&Device::Cpu)
+        .and_then(|t| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1())
+        .unwrap()
+}
+
+#[derive(Debug, Clone)]
+struct Shapes {
+    head_dim: usize,
+    kv_heads: usize,
+    group: usize,
+    block_size: usize,
+    window: Option<usize>,
+    norm: bool,
+    /// Tokens of each sequence before the step, and in it.
+    spans: Vec<(usize, usize)>,
+    seed: u64,
+}
+
+fn shapes() -> impl Strategy<Value = Shapes> {
+    let dims = prop::sample::select(vec![16usize, 64, 80, 96, 128, 256]);
+    let groups = prop::sample::select(vec![1usize, 2, 4, 7, 8, 20]);
+    let spans = prop::collection::vec((0usize..600, prop_oneof![Just(1usize), 2usize..90]), 1..6);
+    (
+        dims,
+        1usize..4,
+        groups,
+        prop::sample::select(vec![16usize, 32]),
+        prop::option::of(1usize..300),
+        any::<bool>(),
+        spans,
+        any::<u64>(),
+    )
+        .prop_map(
+            |(head_dim, kv_heads, group, block_size, window, norm, spans, seed)| Shapes {
+                head_dim,
+                kv_heads,
+                group,
+                block_size,
+                window,
+                norm,
+                spans,
+                seed,
+            },
+        )
+}
+
+/// Fills the cache with each sequence's context, then compares one step.
+fn compare_attention(s: &Shapes, gpu: &Device) {
+    let shape = AttentionShape {
+        heads: s.kv_heads * s.group,
+        kv_heads: s.kv_heads,
+        head_dim: s.head_dim,
+        window: s.window,
+    };
+    let blocks_of = |(context, new): (usize, usize)| (context + new).div_ceil(s.block_size);
+    let kv = KvShape {
+        layers: 1,
+        blocks: s.spans.iter().map(|&span| blocks_of(span)).sum::<usize>() + 2,
+        block_size: s.block_size,
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(s.seed);
+    let mut ids: Vec<u32> = (0..kv.blocks as u32).collect();
+    ids.shuffle(&mut rng);
+    let tables: Vec<Vec<u32>> = s
+        .spans
+        .iter()
+        .map(|&span| ids.split_off(ids.len() - blocks_of(span)))
+        .collect();
+    let frequencies: Vec<f32> = (0..s.head_dim / 2).map(|i| 0.7f32.powi(i as i32)).collect();
+    let mut there = CudaOps::new(shape, kv, KvDtype::F16, DType::F32, gpu).unwrap();
+    let mut here = ReferenceOps::new(shape, kv, KvDtype::F16, &Device::Cpu).unwrap();
+    let norm = |rng: &mut ChaCha8Rng| Norm {
+        weight: random(rng, 1, s.head_dim, 1.0).flatten_all().unwrap(),
+        eps: 1e-6,
+    };
+    let norms = s.norm.then(|| (norm(&mut rng), norm(&mut rng)));
+    let on_gpu = |norm: &Norm| Norm {
+        weight: norm.weight.to_device(gpu).unwrap(),
+        eps: norm.eps,
+    };
+    let gpu_norms = norms.as_ref().map(|(q, k)| (on_gpu(q), on_gpu(k)));
+    for is_context in [true, false] {
+        let mut batch = StepBatch::default();
+        for (&(context, new), table) in s.spans.iter().zip(&tables) {
+            let (start, len) = if is_context {
+                (0, context)
+            } else {
+                (context, new)
+            };
+            if len > 0 {
+                batch.push(&vec![0; len], start, table, s.block_size, false);
+            }
+        }
+        let tokens = batch.tokens();
+        if tokens == 0 {
+            continue;
+        }
+        let q = random(&mut rng, tokens, shape.heads * s.head_dim, 3.0);
+        let k = random(&mut rng, tokens, s.kv_heads * s.head_dim, 3.0);
+        let v = random(&mut rng, tokens, s.kv_heads * s.head_dim, 3.0);
+        let rotations = here.begin(&batch, &frequencies).unwrap();
+        let expected = here
+            .attend(
+                0,
+                &AttentionInput {
+                    q: &q,
+                    k: &k,
+                    v: &v,
+                    qk_norm: norms.as_ref(),
+                    rotations: &rotations,
+                    batch: &batch,
+                },
+            )
+            .unwrap();
+        let rotations = there.begin(&batch, &frequencies).unwrap();
+        let move_there = |t: &Tensor| t.to_device(gpu).unwrap();
+        let (q, k, v) = (move_there(&q), move_there(&k), move_there(&v));
+        let out = there
+            .attend(
+                0,
+                &AttentionInput {
+                    q: &q,
+                    k: &k,
+                    v: &v,
+                    qk_norm: gpu_norms.as_ref(),
+                    rotations: &rotations,
+                    batch: &batch,
+                },
+            )
+            .unwrap();
+        // Queries and weights are rounded to 11 bits; scores may be in the tens.
+        let off = distance(&host(&out), &host(&expected));
+        assert!(off < 3e-2, "off by {off}");
+    }
+}
+
+#[test]
+fn attention_agrees_with_the_plain_path() {
+    let Some(gpu) = gpu() else { return };
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(40));
+    runner
+        .run(&shapes(), |shapes| {
+            compare_attention(&shapes, &gpu);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn small_operations_agree_with_the_plain_path() {
+    let Some(gpu) = gpu() else { return };
+    let shape = AttentionShape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        window: None,
+    };
+    let kv = KvShape {
+        layers: 1,
+        blocks: 1,
+        block_size: 16,
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let here = ReferenceOps::new(shape, kv, KvDtype::F16, &Device::Cpu).unwrap();
+    let there = CudaOps::new(shape, kv, KvDtype::F16, DType::F32, &gpu).unwrap();
+    for (rows, width) in [(1, 64), (3, 4096), (200, 896)] {
+        let (a, b) = (
+            random(&mut rng, rows, width, 2.0),
+            random(&mut rng, rows, width, 2.0),
+        );
+        let norm = Norm {
+            weight: random(&mut rng, 1, width, 1.0).flatten_all().unwrap(),
+            eps: 1e-5,
+        };
+        let move_there = |t: &Tensor| t.to_device(&gpu).unwrap();
+        let gpu_norm = Norm {
+            weight: move_there(&norm.weight),
+            eps: norm.eps,
+        };
+        for delta in [None, Some(&b)] {
+            let (sum, normed) = here.add_norm(a.clone(), delta, &norm).unwrap();
+            let moved = delta.map(move_there);
+            let (gpu_sum, gpu_normed) = there
+                .add_norm(move_there(&a), moved.as_ref(), &gpu_norm)
+                .unwrap();
+            assert!(distance(&host(&sum), &host(&gpu_sum)) < 1e-6);
+            assert!(distance(&host(&normed), &host(&gpu_normed)) < 1e-4);
+        }
+        let expected = here.silu_mul(&a, &b).unwrap();
+        let out = there.silu_mul(&move_there(&a), &move_there(&b)).unwrap();
+        assert!(distance(&host(&expected), &host(&out)) < 1e-5);
+        let greatest = there.greatest(&move_there(&a)).unwrap().unwrap();
+        for (row, found) in host(&a).chunks(width).zip(greatest) {
+            let best = row.iter().copied().reduce(f32::max).unwrap();
+            assert_eq!(row[found.id as usize], best);
+            assert_eq!(found.not_finite, None);
+        }
+    }
+}
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        kv_dtype: KvDtype::F16,
+        kv_budget_bytes: Some(16 << 20),
+        max_context: Some(128),
+        ..EngineOptions::default()
+    }
+}
+
+fn engine_on(path: &Path, device: &Device, options: &EngineOptions) -> EngineCore {
+    let mut checkpoint = Checkpoint::open(&OpenOptions {
+        device: device.clone(),
+        ..OpenOptions::new(path.to_str().unwrap())
+    })
+    .unwrap();
+    let decoder = Decoder::load(&checkpoint.config, checkpoint.weights.as_mut()).unwrap();
+    EngineCore::new(decoder, options, MonotonicClock::start()).unwrap()
+}
+
+/// Every golden checkpoint that GPUs take, in chunks and together.
+#[test]
+fn logits_agree_with_the_cpu_engine() {
+    let Some(gpu) = gpu() else { return };
+    let prompts: [&[u32]; 3] = [
+        &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        &[7],
+        &[3, 1, 4, 1, 5],
+    ];
+    let mut compared = 0;
+    for entry in std::fs::read_dir(golden_path("")).unwrap() {
+        let path = entry.unwrap().path();
+        let is_model = path.join("model.safetensors").is_file();
+        if !is_model {
+            continue;
+        }
+        // Of other families than the engine's, or of head sizes GPUs do not take.
+        let Ok(checkpoint) = Checkpoint::open(&OpenOptions::new(path.to_str().unwrap())) else {
+            continue;
+        };
+        if !checkpoint.config.shape.head_dim.is_multiple_of(16) {
+            continue;
+        }
+        let here = run(&mut engine_on(&path, &Device::Cpu, &options()), &prompts, 8);
+        let there = run(&mut engine_on(&path, &gpu, &options()), &prompts, 8);
+        for (a, b) in here.outputs.iter().zip(&there.outputs) {
+            // Up to the first token that differs, which near ties may.
+            for (index, (x, y)) in a.logits.iter().zip(&b.logits).enumerate() {
+                let size = x.iter().fold(1f32, |most, v| most.max(v.abs()));
+                let off = distance(x, y) / size;
+                // Weights in 16 bits are multiplied with activations in 16 bits.
+                assert!(off < 3e-2, "{}: off by {off}", path.display());
+                if a.tokens[index] != b.tokens[index] {
+                    break;
+                }
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared > 0, "no golden checkpoint was compared");
+}
+
+fn synthetic(format: TensorFormat, device: &Device, options: &EngineOptions) -> EngineCore {
+    let config = builtin::find("qwen3-0.6b").unwrap().unwrap();
+    let mut checkpoint = Checkpoint::synthetic(config, FormatChoice::All(format), 1, device);
+    let decoder = Decoder::load(&checkpoint.config, checkpoint.weights.as_mut()).unwrap();
+    EngineCore::new(decoder, options, MonotonicClock::start()).unwrap()
+}
+
+/// Float and quantised weights of a real shape decode without an error.
+#[test]
+fn formats_run() {
+    let Some(gpu) = gpu() else { return };
+    for format in [
+        TensorFormat::BF16,
+        TensorFormat::F16,
+        TensorFormat::Q8_0,
+        TensorFormat::Q4K,
+        TensorFormat::Q6K,
+    ] {
+        let mut core = synthetic(format, &gpu, &options());
+        let outputs = run(&mut core, &[&[1, 2, 3], &[4, 5, 6, 7]], 4).outputs;
+        assert!(outputs.iter().all(|o| o.tokens.len() == 4), "{format}");
+    }
+}
+
+#[test]
+fn ten_thousand_steps_claim_no_more_memory() {
+    let Some(gpu) = gpu() else { return };
+    let options = EngineOptions {
+        max_sequences: 4,
+        kv_budget_bytes: Some(512 << 20),
+        max_context: Some(1024),
+        ..options()
+    };
+    let mut core = synthetic(TensorFormat::BF16, &gpu, &options);
+    let mut steps = 0;
+    let mut settled = None;
+    for id in 0.. {
+        core.add_request(&greedy_request(id, &[1, 2, 3], 500))
+            .unwrap();
+        let mut events = Vec::new();
+        while !core.is_idle() {
+            core.step(&mut events).unwrap();
+        }
+        steps += events
+            .iter()
+            .filter(|event| matches!(event, Event::Step(_)))
+            .count();
+        let free = device::available_bytes(&gpu).unwrap();
+        let settled = *settled.get_or_insert(free);
+        // Other programs may come and go; a leak of 10 KB per step would be 100 MB.
+        assert!(
+            free + (64 << 20) > settled,
+            "{settled} free bytes became {free}"
+        );
+        if steps >= 10_000 {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_cache_that_does_not_fit_names_the_budget() {
+    let Some(gpu) = gpu() else { return };
+    let config = builtin::find("qwen3-0.6b").unwrap().unwrap();
+    let format = FormatChoice::All(TensorFormat::BF16);
+    let mut checkpoint = Checkpoint::synthetic(config, format, 1, &gpu);
+    let decoder = Decoder::load(&checkpoint.config, checkpoint.weights.as_mut()).unwrap();
+    let options = EngineOptions {
+        kv_budget_bytes: device::gpu_memory_bytes(&gpu).map(|bytes| 2 * bytes),
+        ..options()
+    };
+    let Err(error) = EngineCore::new(decoder, &options, MonotonicClock::start()) else {
+        panic!("a cache twice the GPU's memory was claimed");
+    };
+    assert!(error.is_input());
+    assert!(error.to_string().contains("--kv-budget"), "{error}");
+}
