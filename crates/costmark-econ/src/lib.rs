@@ -9,7 +9,7 @@
 //! says why.
 
 pub mod accelerator;
-mod api;
+pub mod api;
 pub mod attribute;
 pub mod book;
 pub mod check;

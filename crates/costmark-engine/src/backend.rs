@@ -20,7 +20,6 @@ use crate::engine::EngineCore;
 use crate::error::{EngineError, Result};
 use crate::options::EngineOptions;
 use crate::weights::WeightSource;
-use costmark_kernels::parallel;
 
 /// Facts about the checkpoint that go into [`BackendInfo`] as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

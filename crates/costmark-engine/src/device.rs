@@ -2,7 +2,7 @@
 
 use crate::error::{EngineError, Result};
 use crate::memory;
-use crate::ops::parallel;
+use costmark_kernels::parallel;
 
 pub use candle_core::Device;
 

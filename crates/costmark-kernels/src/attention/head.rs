@@ -66,7 +66,7 @@ struct Vector([f32; LANES]);
 struct Weights([f32; RUN]);
 
 /// Some keys of a sequence with their values, [`LANES`] at a time.
-pub struct Run<'a, T> {
+pub(super) struct Run<'a, T> {
     /// Position of the first key.
     pub(super) first: usize,
     /// Keys the sequence has. What comes after may be anything, even NaN.
