@@ -78,7 +78,7 @@ fn what_runs_leave_behind_is_as_the_schemas_say() {
         ),
         (
             "search",
-            "--find-goodput --slo ttft=20ms,e2e=100ms@p95 --requests 130 --repeats 1",
+            "--find-goodput --slo ttft=20ms,e2e=100ms@p95 --duration 300ms --repeats 1",
         ),
     ] {
         let mut command = place.costmark(&split(mock));
