@@ -196,8 +196,14 @@
     return { title: { text: loads.title }, type: "log", tickvals: values, ticktext: values.map(String) };
   }
 
+  // A search tries rates up and down, after a burst of all requests at once.
+  const isSearch = all.some((l) => l.requests_per_s !== null) &&
+    all.every((l) => l.short === "max" || l.short === `${l.requests_per_s}/s`);
   // By load where that is a number, otherwise as the plan has them.
-  const inOrder = (levels) => (loads.log ? [...levels].sort((a, b) => loads.of(a) - loads.of(b)) : levels);
+  function inOrder(levels) {
+    const of = loads.log ? loads.of : isSearch ? (l) => l.requests_per_s ?? Infinity : null;
+    return of ? [...levels].sort((a, b) => of(a) - of(b)) : levels;
+  }
 
   function bandAndLine(levels, of, name, i, hover, showlegend = true) {
     const points = inOrder(levels).map((l) => ({ x: loads.of(l), y: of(l) })).filter((p) => p.y);
