@@ -1,90 +1,143 @@
-"""AIPerf under the load of `costmark run`, and its figures of the steady part of that load."""
+"""AIPerf and `costmark run` on one server at the same time, compared over the same seconds.
+
+At the same time, since then both meet the same steps of the server, whatever else the machine
+does; over the same seconds, since AIPerf's load begins with all streams at once and ends as they
+run dry, which costmark does not measure.
+"""
 
 import json
-import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 
+PATIENCE_S = 600
 
-def measure(aiperf, root, url, model, streams, requests, inputs, outputs, vocabulary, seed):
-    """Figures of AIPerf's own records: `requests` requests of `inputs` random prompt tokens and
-    a number of output tokens from the range `outputs`, `streams` at a time.
 
-    AIPerf's load begins with all streams at once and ends as they run dry; costmark measures
-    neither. So of AIPerf's requests the first two per stream and the last one per stream are
-    run in addition and left out.
-    """
-    total = requests + 3 * streams
+def start(aiperf, root, folder, url, model, streams, requests, inputs, outputs, vocabulary, seed):
+    """AIPerf with `requests` requests of `inputs` random prompt tokens and a number of output
+    tokens from the range `outputs`, `streams` at a time; as a process."""
+    draw = random.Random(seed)
+    with open(folder / "requests.jsonl", "w", encoding="utf-8") as file:
+        for _ in range(requests):
+            body = {
+                "model": model,
+                # AIPerf takes no body without it; /v1/completions does not read it.
+                "messages": [],
+                "prompt": [draw.randrange(3, vocabulary) for _ in range(inputs)],
+                "max_tokens": draw.randint(*outputs),
+                "ignore_eos": True, "temperature": 0, "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+            file.write(json.dumps(body) + "\n")
+    # It counts nothing here, since the server does, but AIPerf wants one.
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
+    shutil.copy(root / "crates/costmark-engine/tests/golden/qwen3/tokenizer.json", tokenizer)
+    (tokenizer / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    command = [
+        aiperf, "profile", "-m", model, "--url", url, "--endpoint-type", "completions",
+        "--streaming", "--custom-dataset-type", "raw-payload",
+        "--input-file", folder / "requests.jsonl", "--dataset-sampling-strategy", "sequential",
+        "--tokenizer", tokenizer, "--use-server-token-count", "--concurrency", streams,
+        "--request-count", requests, "--no-server-metrics", "--no-gpu-telemetry", "--ui", "none",
+        "--export-level", "records", "--artifact-dir", folder / "out",
+    ]
+    log = open(folder / "aiperf.log", "wb")
+    return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, cwd=folder)
+
+
+def of_aiperf(folder):
+    """[(start, [instants of tokens])] in nanoseconds since 1970, by AIPerf's own records."""
+    file = folder / "out/profile_export.jsonl"
+    if not file.exists():
+        sys.exit("AIPerf failed:\n" + (folder / "aiperf.log").read_text(errors="replace")[-3000:])
+    found = []
+    for record in map(json.loads, file.read_text().splitlines()):
+        if record.get("error"):
+            sys.exit(f"AIPerf: {record['error']}")
+        start_ns, metrics = record["metadata"]["request_start_ns"], record["metrics"]
+        instants = [start_ns + 1e6 * metrics["time_to_first_token"]["value"]]
+        for gap_ms in metrics["inter_chunk_latency"]["value"]:
+            instants.append(instants[-1] + 1e6 * gap_ms)
+        if len(instants) != metrics["output_sequence_length"]["value"]:
+            sys.exit("AIPerf saw other chunks than tokens: its gaps are not between tokens")
+        found.append((start_ns, instants))
+    return sorted(found)
+
+
+def of_costmark(folder):
+    """The same by costmark's raw lines. Its clock is set by the last sample of the machine, which
+    is written as it is taken, within a second: it only decides which requests are compared."""
+    telemetry = folder / "telemetry.jsonl"
+    last = json.loads(telemetry.read_text().splitlines()[-1])
+    offset = telemetry.stat().st_mtime_ns - last["at_ns"]
+    found = []
+    for line in map(json.loads, (folder / "requests.jsonl").read_text().splitlines()):
+        if line["outcome"]["kind"] == "failed":
+            sys.exit(f"costmark: {line['outcome']}")
+        if "first_token_ns" not in line:
+            continue
+        instants = [offset + line["first_token_ns"]]
+        for gap in line.get("gaps_ns", []):
+            gap_ns, times = (gap, 1) if isinstance(gap, int) else gap
+            for _ in range(times):
+                instants.append(instants[-1] + gap_ns)
+        found.append((offset + line["sent_ns"], instants))
+    return sorted(found)
+
+
+def compare(ours, theirs, streams):
+    """Figures of both over the seconds in which both loads were steady: from the second request
+    of each stream to the last of each."""
+    begin = max(found[2 * streams][0] for found in (ours, theirs))
+    end = min(found[-streams][0] for found in (ours, theirs))
+    return [over(found, begin, end, streams) for found in (ours, theirs)]
+
+
+def over(found, begin, end, streams):
+    started = [(start, at) for start, at in found if begin <= start < end and len(at) > 1]
+    if len(started) < 2 * streams:
+        sys.exit(f"only {len(started)} requests fell into the seconds that both measured; "
+                 "ask for more")
+    mean = lambda values: sum(values) / len(values)
+    tokens = sum(begin < instant <= end for _, at in found for instant in at)
+    return {
+        "requests": len(started),
+        "output_tok_per_s": 1e9 * tokens / (end - begin),
+        "ttft_ms": mean([(at[0] - start) / 1e6 for start, at in started]),
+        "itl_ms": mean([(at[-1] - at[0]) / (len(at) - 1) / 1e6 for _, at in started]),
+    }
+
+
+def measure(costmark_run, aiperf, root, server, streams, requests, inputs, outputs, vocabulary,
+            seed):
+    """Figures of costmark and of AIPerf. `costmark_run(folder)` is a load that goes on until it
+    is interrupted; it is, once AIPerf is done."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        draw = random.Random(seed)
-        with open(folder / "requests.jsonl", "w", encoding="utf-8") as file:
-            for _ in range(total):
-                body = {
-                    "model": model,
-                    # AIPerf takes no body without it; /v1/completions does not read it.
-                    "messages": [],
-                    "prompt": [draw.randrange(3, vocabulary) for _ in range(inputs)],
-                    "max_tokens": draw.randint(*outputs),
-                    "ignore_eos": True, "temperature": 0, "stream": True,
-                    "stream_options": {"include_usage": True},
-                }
-                file.write(json.dumps(body) + "\n")
-        # It counts nothing here, since the server does, but AIPerf wants one.
-        tokenizer = folder / "tokenizer"
-        tokenizer.mkdir()
-        shutil.copy(root / "crates/costmark-engine/tests/golden/qwen3/tokenizer.json", tokenizer)
-        (tokenizer / "tokenizer_config.json").write_text(
-            '{"tokenizer_class": "PreTrainedTokenizerFast"}')
-        command = [
-            aiperf, "profile", "-m", model, "--url", url, "--endpoint-type", "completions",
-            "--streaming", "--custom-dataset-type", "raw-payload",
-            "--input-file", folder / "requests.jsonl", "--dataset-sampling-strategy", "sequential",
-            "--tokenizer", tokenizer, "--use-server-token-count", "--concurrency", streams,
-            "--request-count", total, "--no-server-metrics", "--no-gpu-telemetry", "--ui", "none",
-            "--export-level", "records", "--artifact-dir", folder / "out",
-        ]
-        done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, cwd=folder,
-            env={**os.environ, "AIPERF_LOG_LEVEL": "WARNING"})
-        records = folder / "out/profile_export.jsonl"
-        if done.returncode != 0 or not records.exists():
-            sys.exit(f"AIPerf ended with {done.returncode}:\n{done.stdout[-2000:]}\n"
-                     f"{done.stderr[-2000:]}")
-        lines = [json.loads(line) for line in records.read_text().splitlines()]
-    return steady(lines, streams, total)
+        ours = costmark_run(folder / "run")
+        try:
+            theirs = start(aiperf, root, folder, server.url, server.model(), streams, requests,
+                           inputs, outputs, vocabulary, seed)
+            try:
+                theirs.wait(PATIENCE_S)
+            finally:
+                end(theirs, signal.SIGTERM)
+        finally:
+            end(ours, signal.SIGINT)
+        return compare(of_costmark(folder / "run"), of_aiperf(folder), streams)
 
 
-def steady(records, streams, total):
-    """Means over the requests between the first two and the last one per stream, and the
-    tokens that arrived from the start of the first of these to the start of the first after
-    them."""
-    if len(records) != total or any(record.get("error") for record in records):
-        failed = [record["error"] for record in records if record.get("error")]
-        sys.exit(f"AIPerf: {len(records)} of {total} requests, errors: {failed[:3]}")
-    records.sort(key=lambda record: record["metadata"]["request_start_ns"])
-    starts = [record["metadata"]["request_start_ns"] for record in records]
-    begin, end = starts[2 * streams], starts[total - streams]
-    measured = records[2 * streams:total - streams]
-
-    def mean(name):
-        return sum(record["metrics"][name]["value"] for record in measured) / len(measured)
-
-    tokens = 0
-    for record in records:
-        metrics = record["metrics"]
-        at = record["metadata"]["request_start_ns"] + 1e6 * metrics["time_to_first_token"]["value"]
-        for gap_ms in [0, *metrics["inter_chunk_latency"]["value"]]:
-            at += 1e6 * gap_ms
-            tokens += begin < at <= end
-        if len(metrics["inter_chunk_latency"]["value"]) + 1 < metrics["output_sequence_length"]["value"]:
-            sys.exit("AIPerf saw fewer chunks than tokens: gaps are not between tokens")
-    return {
-        "output_tok_per_s": 1e9 * tokens / (end - begin),
-        "ttft_ms": mean("time_to_first_token"),
-        "itl_ms": mean("inter_token_latency"),
-    }
+def end(process, by):
+    if process.poll() is None:
+        process.send_signal(by)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

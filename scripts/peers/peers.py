@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiperf as aiperf_client
 import processes
-from processes import Server, figures, run_costmark
+from processes import Server, figures, run_costmark, start_costmark
 
 ENGINE, SERVE, LLAMA = "engine, in process", "costmark serve", "llama-server"
 OURS, THEIRS = "costmark run", "AIPerf"
@@ -74,28 +74,24 @@ def served(args, number):
 
 
 def aiperf(args, number):
-    """AIPerf and costmark on `costmark serve` with one compute thread, which leaves a core to
-    the client."""
+    """AIPerf and costmark on one `costmark serve` with one compute thread, which leaves a core to
+    the clients; {(name, streams of each): figures}."""
     inputs, outputs = 64, (32, 96)
     found = {OURS: {}, THEIRS: {}}
     server = Server(lambda port: [
         args.costmark, "serve", "--model", args.model, "--listen", f"127.0.0.1:{port}",
         "--threads", 1, "--max-context", 192, "--max-sequences", 8])
     with server:
-        for streams, requests in [(1, 24), (8, 96)]:
-            def ours():
-                asked = load([streams], requests, inputs, f"{outputs[0]}..{outputs[1]}",
-                             "--seed", number)
-                document = run_costmark(args.costmark, [*asked, "--endpoint", server.url])
-                found[OURS].update(figures(document))
+        for streams, requests in [(1, 24), (4, 64)]:
+            def without_end(folder):
+                return start_costmark(args.costmark, [
+                    "--concurrency", streams, "--duration", "30m", "--repeats", 1,
+                    "--input-len", inputs, "--output-len", f"{outputs[0]}..{outputs[1]}",
+                    "--seed", number, "--endpoint", server.url], folder)
 
-            def theirs():
-                found[THEIRS][streams] = aiperf_client.measure(
-                    args.aiperf, args.root, server.url, server.model(), streams, requests,
-                    inputs, outputs, VOCABULARY, number)
-
-            for turn in [ours, theirs] if number % 2 else [theirs, ours]:
-                turn()
+            found[OURS][streams], found[THEIRS][streams] = aiperf_client.measure(
+                without_end, args.aiperf, args.root, server, streams, requests, inputs, outputs,
+                VOCABULARY, number)
     return flat(found)
 
 
@@ -170,10 +166,10 @@ def table_aiperf(rounds):
     columns = COLUMNS[:3]
     lines = ["## Two clients, one server", "",
              "`costmark serve` with one compute thread on the file above, 64 prompt and 32 to 96 "
-             "output tokens per request. AIPerf's figures are means over its own records of the "
-             "steady part of its run (see scripts/peers/aiperf.py), since costmark measures no "
-             "beginning and no end of a load; ITL is (last token − first token) ÷ (tokens − 1), "
-             "mean over requests, for both.", "", *rows(rounds, columns), "",
+             "output tokens per request; both clients drive it at the same time with the same "
+             "number of streams each, and are compared over the same seconds, each by its own raw "
+             "records and instants. TTFT is a mean, ITL is (last token − first token) ÷ (tokens − "
+             "1), mean over requests.", "", *rows(rounds, columns), "",
              "| streams | figure | difference of medians | |", "|---:|---|---:|---|"]
     claims = []
     for streams in sorted({s for s, _ in keys(rounds)}):
@@ -253,7 +249,7 @@ def main():
             measured = PARTS[part](args, before)
             record = {
                 "part": part, "at": at, "machine": machine(),
-                "revision": processes.revisions[-1], "command": f"{command} -r {args.rounds}",
+                "revision": processes.revision(args.costmark), "command": f"{command} -r {args.rounds}",
                 "figures": measured,
             }
             kept.append(record)

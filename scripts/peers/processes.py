@@ -11,8 +11,6 @@ import urllib.error
 import urllib.request
 
 PATIENCE_S = 120
-# Revisions of the costmark programs that were run, as their results state them.
-revisions = []
 
 
 class Server:
@@ -60,19 +58,36 @@ class Server:
         self.log.close()
 
 
+def costmark_command(costmark, arguments, folder):
+    command = [costmark, "run", "--quiet", "--price", "1", "-o", folder, *arguments]
+    return list(map(str, command))
+
+
+def start_costmark(costmark, arguments, folder):
+    """A `costmark run` with its records in `folder`, as a process."""
+    command = costmark_command(costmark, arguments, folder)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def run_costmark(costmark, arguments):
-    """The document of one `costmark run`, of which no request may have failed."""
+    """The document of one `costmark run`."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [costmark, "run", "--quiet", "--price", "1", "-o", f"{folder}/run", *arguments]
-        command = list(map(str, command))
+        command = costmark_command(costmark, arguments, f"{folder}/run")
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-        document = json.loads(pathlib.Path(folder, "run/run.json").read_text())
-    tool = document["tool"]
-    revisions.append(f"{tool['git_revision']}{'-dirty' if tool['git_dirty'] else ''}, "
-                     f"{tool['build_profile']}")
-    return document
+        return json.loads(pathlib.Path(folder, "run/run.json").read_text())
+
+
+def revision(costmark):
+    """What the program was built from, as its results state it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = costmark_command(
+            costmark, ["--backend", "mock", "--mock", "virtual", "--concurrency", "1"],
+            f"{folder}/run")
+        subprocess.run(command, check=True, capture_output=True)
+        tool = json.loads(pathlib.Path(folder, "run/run.json").read_text())["tool"]
+    return f"{tool['git_revision']}{'-dirty' if tool['git_dirty'] else ''}, {tool['build_profile']}"
 
 
 def figures(document):
