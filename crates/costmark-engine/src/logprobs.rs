@@ -1,7 +1,6 @@
 //! How likely a token was, from the row of logits it was chosen from.
 
 use costmark_core::{RequestId, TokenLogprobs};
-
 use costmark_kernels::math;
 
 /// Log-probabilities of `token_id` and of the `top` likeliest tokens: of the softmax of `logits`

@@ -18,7 +18,9 @@ const BLOCK: usize = 16;
 const SEQUENCES: usize = 16;
 /// Bytes of keys and values, so that no cache holds them between rounds.
 const CACHE_BYTES: usize = 1 << 30;
-const ROUNDS: usize = 5;
+/// Times each layer is measured; the least counts, which a neighbour's turn of the cores
+/// disturbs least.
+const ROUNDS: usize = 20;
 
 /// Blocks of heads, `(blocks, heads, BLOCK · DIM)`.
 struct Cache {
@@ -67,11 +69,11 @@ fn unit(isa: Isa, cache: &Cache, base: usize, first: usize, q: &[f32], head: usi
     });
 }
 
-/// The least time of some rounds, in seconds.
-fn best(mut work: impl FnMut()) -> f64 {
-    let times = (0..ROUNDS).map(|_| {
+/// The least time of a layer, in seconds.
+fn best(layers: usize, mut work: impl FnMut(usize)) -> f64 {
+    let times = (0..ROUNDS * layers).map(|index| {
         let begun = Instant::now();
-        work();
+        work(index % layers);
         begun.elapsed().as_secs_f64()
     });
     times.fold(f64::MAX, f64::min)
@@ -92,28 +94,26 @@ fn main() {
             let layers = (CACHE_BYTES / bytes).clamp(1, 28);
             let cache = Cache::new(layers * SEQUENCES * context);
             let q = q(1);
-            let seconds = best(|| {
-                for layer in 0..layers {
-                    let units: Vec<_> = (0..SEQUENCES * KV_HEADS).collect();
-                    parallel::for_each(units, usize::MAX, |unit_index| {
-                        let (sequence, head) = (unit_index / KV_HEADS, unit_index % KV_HEADS);
-                        let base = (layer * SEQUENCES + sequence) * context;
-                        unit(isa, &cache, base, context - 1, &q, head);
-                    });
-                }
+            let seconds = best(layers, |layer| {
+                let units: Vec<_> = (0..SEQUENCES * KV_HEADS).collect();
+                parallel::for_each(units, usize::MAX, |index| {
+                    let (sequence, head) = (index / KV_HEADS, index % KV_HEADS);
+                    let base = (layer * SEQUENCES + sequence) * context;
+                    unit(isa, &cache, base, context - 1, &q, head);
+                });
             });
             println!(
                 "{:9} decode {SEQUENCES} × {context}: {:.3} ms a layer, {:.1} GB/s",
                 isa.name(),
-                seconds * 1e3 / layers as f64,
-                (layers * bytes) as f64 / seconds / 1e9
+                seconds * 1e3,
+                bytes as f64 / seconds / 1e9
             );
         }
         for prompt in [512, 2048] {
             let (cache, q) = (Cache::new(prompt), q(prompt));
             // Tokens that are taken together.
             let tile = (prompt / 8).min(128);
-            let seconds = best(|| {
+            let seconds = best(1, |_| {
                 let units: Vec<_> = (0..prompt).step_by(tile).rev().collect();
                 parallel::for_each(units, usize::MAX, |first| {
                     let q = &q[first * HEADS * DIM..(first + tile) * HEADS * DIM];
