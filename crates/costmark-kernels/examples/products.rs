@@ -1,7 +1,7 @@
-//! How fast products with one matrix larger than the last-level cache of most machines are,
-//! per format and number of rows: gigabytes of weights per second (at one row the bandwidth
-//! reached), and billions of operations per second, of which a weight and an activation make
-//! two. Beside them the bandwidth of plain reads, measured before and after.
+//! How fast products are, per format and number of rows: gigabytes of weights per second (at
+//! one row the bandwidth reached), and billions of operations per second, of which a weight
+//! and an activation make two. Equal matrices, together larger than the last-level cache of
+//! servers, take turns. Beside them the bandwidth of plain reads, measured before and after.
 //!
 //! `cargo run --release -p costmark-kernels --example products -- [q8_0 …] [portable|avx2|avx512|amx]`
 //! Threads as everywhere: `RAYON_NUM_THREADS`.
@@ -23,6 +23,8 @@ const FORMATS: [TensorFormat; 7] = [
     TensorFormat::F16,
 ];
 const ROWS: [usize; 6] = [1, 4, 8, 16, 128, 512];
+/// Bytes of all matrices of a format together, and of what is read beside them.
+const MEMORY: usize = 1 << 30;
 /// How long a case is repeated, at least three times.
 const PATIENCE: Duration = Duration::from_millis(600);
 
@@ -102,7 +104,7 @@ fn main() -> Result<(), costmark_kernels::KernelError> {
     } else {
         chosen
     };
-    let memory = vec![1u64; 32 << 20];
+    let memory = vec![1u64; MEMORY / size_of::<u64>()];
     let (best, median) = bandwidth(&memory);
     println!(
         "{} threads, {}; reads {best:.1} GB/s (median {median:.1})",
@@ -111,15 +113,20 @@ fn main() -> Result<(), costmark_kernels::KernelError> {
     );
     let (outputs, width) = SHAPE;
     for format in formats {
-        let matrix = Packed::new(&stored(format), format, outputs, width, isa)?;
+        let stored = stored(format);
+        let matrices: Vec<Packed> = (0..MEMORY.div_ceil(stored.len()))
+            .map(|_| Packed::new(&stored, format, outputs, width, isa))
+            .collect::<Result<_, _>>()?;
+        let mut turns = matrices.iter().cycle();
         let mut line = format!("{:<5}", format.name());
         for rows in ROWS {
             let x: Vec<f32> = (0..rows * width).map(|i| (i % 127) as f32 - 63.0).collect();
             let (best, median) = time(|| {
-                std::hint::black_box(multiply(&[&matrix], &x, rows));
+                let matrix: Vec<&Packed> = turns.next().into_iter().collect();
+                std::hint::black_box(multiply(&matrix, &x, rows));
             });
             let (amount, unit) = if rows <= 16 {
-                (matrix.bytes() as f64, "GB/s")
+                (stored.len() as f64, "GB/s")
             } else {
                 (2.0 * (outputs * width * rows) as f64, "GOP/s")
             };

@@ -8,8 +8,7 @@
 //! What the products round: with float weights only sums, in f32. With ggml blocks the
 //! activations are first rounded to 8 bits per value with one scale per 32 (`q*_0`) or 256
 //! (`q*_k`) values, as ggml does; the sum is then exact integers within a block and f32
-//! between blocks. With `bf16` and `f16` weights, where there are matrix tiles, an activation
-//! is off by at most 2⁻¹⁷ of itself, see `halves`. A row's result is the same bits whatever the number of rows beside it.
+//! between blocks. A row's result is the same bits whatever the number of rows beside it.
 
 mod activations;
 mod halves;

@@ -3,7 +3,8 @@
 //! For `q*_0` weights a group of 32 values shares one scale, the greatest magnitude over
 //! 127, rounded to f16; for `q*_k` weights 256 values share one in f32; both as ggml does. A
 //! value that is not finite makes its whole group so: it must not vanish in the rounding.
-//! Where matrix tiles multiply bf16, a value is the sum of two of those, see [`halves`](super::halves).
+//! Where matrix tiles multiply bf16, a value is the sum of three of those, see
+//! [`halves`](super::halves).
 
 use half::f16;
 
@@ -117,6 +118,24 @@ pub(crate) struct Group {
     pub(crate) sum: i32,
 }
 
+/// Sums of rounded values, two each, first in the low half.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Sums {
+    /// Of 16 values each.
+    pub(crate) of_16: [i32; 8],
+    /// Of 32 values each.
+    pub(crate) of_32: [i32; 4],
+}
+
+impl Sums {
+    fn new(of_16: [i32; 8]) -> Self {
+        let halves = |pair: i32| (pair << 16 >> 16) + (pair >> 16);
+        let of_32 =
+            std::array::from_fn(|i| halves(of_16[2 * i]) & 0xffff | halves(of_16[2 * i + 1]) << 16);
+        Self { of_16, of_32 }
+    }
+}
+
 /// 256 values of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Super {
@@ -138,7 +157,7 @@ pub(crate) struct Rounded<Q, S> {
 /// See [`Group`].
 pub(crate) type Groups = Rounded<Quads<8>, i32>;
 /// See [`Super`].
-pub(crate) type Supers = Rounded<Quads<64>, [i32; 8]>;
+pub(crate) type Supers = Rounded<Quads<64>, Sums>;
 
 impl<Q: Default + Clone + Send, S: Default + Clone + Send> Rounded<Q, S> {
     /// Rounds each `N` values of `x`, rows of `width`.
@@ -193,7 +212,7 @@ pub(crate) enum Activations<'a> {
     Groups(Groups),
     /// One scale per 256 values.
     Supers(Supers),
-    /// Sums of two bf16.
+    /// Sums of three bf16.
     Halves(Halves),
 }
 
@@ -206,7 +225,7 @@ pub(crate) enum Rounding {
     Groups,
     /// 8 bits, one scale per 256 values.
     Supers,
-    /// Sums of two bf16.
+    /// Sums of three bf16.
     Halves,
 }
 
@@ -219,7 +238,7 @@ impl Rounding {
         match weights {
             TensorFormat::Q8_0 | TensorFormat::Q4_0 => Self::Groups,
             TensorFormat::Q4K | TensorFormat::Q5K | TensorFormat::Q6K => Self::Supers,
-            TensorFormat::F16 | TensorFormat::BF16 if isa.multiplies_halves() => Self::Halves,
+            TensorFormat::BF16 if isa.multiplies_halves() => Self::Halves,
             _ => Self::Exact,
         }
     }
@@ -238,7 +257,7 @@ impl<'a> Activations<'a> {
             Rounding::Supers => Self::Supers(Rounded::new(x, width, |x| {
                 let mut block = Super::default();
                 isa.round_super(x, &mut block);
-                (block.quads, block.sums, block.scale)
+                (block.quads, Sums::new(block.sums), block.scale)
             })),
             Rounding::Halves => Self::Halves(Halves::new(x, width)),
         }

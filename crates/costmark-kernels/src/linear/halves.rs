@@ -1,16 +1,13 @@
 //! Activations for products of bf16 in matrix tiles, and those products in plain Rust.
 //!
-//! A value is rounded to bf16, and so is what is left of it: together 16 bits of mantissa,
-//! so that a value is off by at most 2⁻¹⁷ of itself. `bf16` weights are taken as they are;
-//! an `f16` weight is the sum of two bf16 without an error. Of the four products of parts the
-//! one of both lesser parts is left out, at most 2⁻¹⁷ of the product again.
+//! A value is cut off after the 8 bits of mantissa that bf16 has, what is left of it again,
+//! and again: the three together are its 24 bits, so nothing is rounded but the sums.
 //!
 //! The order of the sums is the one of the tile instruction: of 32 columns those with even
 //! and with odd index are summed up apart from zero, in fused multiply-adds; the two sums are
-//! added, and that is added to what there is. It takes and gives values below 2⁻¹²⁶ as zero,
-//! where plain Rust does not.
-
-use half::bf16;
+//! added, and that is added to what there is. The greatest parts of 32 columns come first,
+//! the least ones last. The instruction takes and gives values below 2⁻¹²⁶ as zero, where plain
+//! Rust does not.
 
 use super::activations::Chunks;
 use crate::parallel;
@@ -29,11 +26,14 @@ impl Default for Chunk {
     }
 }
 
-/// Rows of values as sums of two bf16.
+/// Parts of a value.
+pub(crate) const PARTS: usize = 3;
+
+/// Rows of values as sums of bf16.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Halves {
-    pub(crate) greater: Chunks<Chunk>,
-    pub(crate) lesser: Chunks<Chunk>,
+    /// The greatest first.
+    pub(crate) parts: [Chunks<Chunk>; PARTS],
     width: usize,
 }
 
@@ -42,25 +42,28 @@ impl Halves {
     pub(crate) fn new(x: &[f32], width: usize) -> Self {
         let rows = x.len().checked_div(width).unwrap_or(0);
         let per_row = width.div_ceil(COLUMNS);
+        let new = || Chunks::new(rows, per_row);
         let mut this = Self {
-            greater: Chunks::new(rows, per_row),
-            lesser: Chunks::new(rows, per_row),
+            parts: [new(), new(), new()],
             width,
         };
         let places = Chunks::<()>::new(rows, per_row);
+        let [first, second, third] = &mut this.parts;
         let len = parallel::rows_per_piece(rows * per_row);
-        let greater = this.greater.as_mut_slice().chunks_mut(len);
-        let lesser = this.lesser.as_mut_slice().chunks_mut(len);
-        let pieces = greater.zip(lesser).enumerate().collect();
-        parallel::for_each(pieces, x.len(), |(piece, (greater, lesser))| {
-            for (i, (greater, lesser)) in greater.iter_mut().zip(lesser).enumerate() {
+        let first = first.as_mut_slice().chunks_mut(len);
+        let second = second.as_mut_slice().chunks_mut(len);
+        let third = third.as_mut_slice().chunks_mut(len);
+        let pieces = first.zip(second).zip(third).enumerate().collect();
+        parallel::for_each(pieces, x.len(), |(piece, ((first, second), third))| {
+            let chunks = first.iter_mut().zip(second).zip(third).enumerate();
+            for (i, ((first, second), third)) in chunks {
                 let (row, chunk) = places.place(piece * len + i);
                 if row < rows {
                     let x = &x[row * width..][..width];
-                    let first = chunk * COLUMNS;
-                    let x = &x[first..width.min(first + COLUMNS)];
-                    for ((x, greater), lesser) in x.iter().zip(&mut greater.0).zip(&mut lesser.0) {
-                        (*greater, *lesser) = split(*x);
+                    let start = chunk * COLUMNS;
+                    let x = &x[start..width.min(start + COLUMNS)];
+                    for (i, x) in x.iter().enumerate() {
+                        [first.0[i], second.0[i], third.0[i]] = split(*x);
                     }
                 }
             }
@@ -68,33 +71,34 @@ impl Halves {
         this
     }
 
+    pub(crate) fn per_row(&self) -> usize {
+        self.parts[0].per_row()
+    }
+
     pub(crate) fn stride(&self) -> usize {
-        self.greater.stride()
+        self.parts[0].stride()
     }
 
     pub(crate) fn first(&self, row: usize) -> usize {
-        self.greater.first(row)
+        self.parts[0].first(row)
     }
 }
 
-/// The greater and the lesser part of a value. What is not finite has no lesser part.
+/// The parts of a value. What is not finite has only one.
 #[inline]
-pub(crate) fn split(x: f32) -> (u16, u16) {
-    let greater = round(x);
-    let rest = x - widen(greater);
-    let finite = x.to_bits() & 0x7f80_0000 != 0x7f80_0000;
-    let lesser = round(rest);
-    (greater, if finite { lesser } else { 0 })
-}
-
-/// The nearest bf16, of two equally near ones the even one.
-#[inline]
-fn round(x: f32) -> u16 {
+fn split(x: f32) -> [u16; PARTS] {
+    let cut = |x: f32| x.to_bits() & 0xffff_0000;
+    let first = cut(x);
+    let rest = x - f32::from_bits(first);
+    let second = cut(rest);
+    let third = cut(rest - f32::from_bits(second));
     let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    // Rounding up must not make a NaN anything else.
-    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    (if nan { bits >> 16 | 0x40 } else { nearest }) as u16
+    if bits & 0x7f80_0000 == 0x7f80_0000 {
+        // Cutting off must not make a NaN anything else.
+        let nan = bits & 0x7fff_ffff > 0x7f80_0000;
+        return [(bits >> 16) as u16 | if nan { 0x40 } else { 0 }, 0, 0];
+    }
+    [first, second, third].map(|part| (part >> 16) as u16)
 }
 
 #[inline]
@@ -104,37 +108,30 @@ fn widen(bits: u16) -> f32 {
 
 /// A row of values as the products see it.
 pub(super) fn values(x: &Halves, row: usize) -> Vec<f32> {
-    let (greater, lesser) = parts(x, row);
-    let both = greater.iter().zip(&lesser);
-    both.map(|(a, b)| a + b).take(x.width).collect()
+    let [first, second, third] = parts(x, row);
+    let all = first.iter().zip(&second).zip(&third);
+    all.map(|((a, b), c)| a + (b + c)).take(x.width).collect()
 }
 
-/// Both parts of a row, filled up to whole chunks.
-fn parts(x: &Halves, row: usize) -> (Vec<f32>, Vec<f32>) {
+/// The parts of a row, filled up to whole chunks.
+fn parts(x: &Halves, row: usize) -> [Vec<f32>; PARTS] {
     let of = |chunks: &Chunks<Chunk>| {
         let at = |chunk| &chunks[x.first(row) + chunk * x.stride()];
-        let chunks = (0..chunks.per_row()).map(at);
+        let chunks = (0..x.per_row()).map(at);
         chunks.flat_map(|chunk| chunk.0.map(widen)).collect()
     };
-    (of(&x.greater), of(&x.lesser))
+    x.parts.each_ref().map(of)
 }
 
-/// The product of a row with weights, which are bf16 or f16 values; what tiles are tested
-/// against.
+/// The product of a row with weights, which are bf16 values; what tiles are tested against.
 pub(super) fn dot(weights: &[f32], x: &Halves, row: usize) -> f32 {
     let mut weights = weights.to_vec();
     weights.resize(weights.len().next_multiple_of(COLUMNS), 0.0);
-    let (greater, lesser) = parts(x, row);
+    let parts = parts(x, row);
     let mut sum = 0.0;
     for (chunk, w) in weights.chunks_exact(COLUMNS).enumerate() {
-        let at = chunk * COLUMNS..(chunk + 1) * COLUMNS;
-        let main: Vec<f32> = w.iter().map(|w| bf16::from_f32(*w).to_f32()).collect();
-        sum += chunk_dot(&main, &greater[at.clone()]);
-        sum += chunk_dot(&main, &lesser[at.clone()]);
-        let rest: Vec<f32> = w.iter().zip(&main).map(|(w, main)| w - main).collect();
-        // Zero for bf16 weights, whose tiles leave it out; adding zero changes no bit.
-        if rest.iter().any(|rest| *rest != 0.0) {
-            sum += chunk_dot(&rest, &greater[at]);
+        for part in &parts {
+            sum += chunk_dot(w, &part[chunk * COLUMNS..][..COLUMNS]);
         }
     }
     sum

@@ -2,9 +2,9 @@
 //!
 //! Sums of integers are exact, and each output's sum of floats runs over `width` in one fixed
 //! order, in fused multiply-adds. So a result depends on neither the number of threads nor the
-//! company a row is computed in, and with ggml blocks and `f32` weights not on the machine
-//! either. `bf16` and `f16` weights are multiplied in another way where there are matrix
-//! tiles, see [`halves`](super::halves); elsewhere as exact values in one chain.
+//! company a row is computed in, and but for `bf16` weights not on the machine either: those
+//! are summed up in another order where there are matrix tiles, see
+//! [`halves`](super::halves).
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -118,7 +118,7 @@ impl Isa {
         }
     }
 
-    /// Whether `bf16` and `f16` weights meet activations as sums of bf16.
+    /// Whether `bf16` weights meet activations that are sums of bf16.
     pub(super) fn multiplies_halves(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -130,13 +130,22 @@ impl Isa {
     /// Rows that are taken at a time: what a kernel needs of them at once stays in the
     /// second-level cache. A multiple of [`TILE_ROWS`].
     pub(super) fn lot(self, rounding: Rounding) -> usize {
+        match self.tiled_panels(rounding) {
+            // Of the columns of a piece 256 KiB, with halves 384.
+            Some(_) => 16 * TILE_ROWS,
+            None => 4 * TILE_ROWS,
+        }
+    }
+
+    /// Panels that shall share a loading of many rows' columns into the second-level cache,
+    /// where kernels go through a matrix column by column.
+    pub(super) fn tiled_panels(self, rounding: Rounding) -> Option<usize> {
         match (self, rounding) {
-            // 512 KiB of the columns of a piece.
             #[cfg(target_arch = "x86_64")]
-            (Self::Amx(_), Rounding::Halves) => 16 * TILE_ROWS,
+            (Self::Amx(_), Rounding::Halves) => Some(32),
             #[cfg(target_arch = "x86_64")]
-            (Self::Amx(_), Rounding::Groups | Rounding::Supers) => 32 * TILE_ROWS,
-            _ => 4 * TILE_ROWS,
+            (Self::Amx(_), Rounding::Groups | Rounding::Supers) => Some(16),
+            _ => None,
         }
     }
 

@@ -79,7 +79,7 @@ impl Row<'_> {
                     let weights = Block::of(self, block);
                     for (row, sum) in rows.clone().zip(&mut sums) {
                         let at = x.first(row) + block * x.stride();
-                        let value = weights.dot(&x.quads[at].0, &x.sums[at]);
+                        let value = weights.dot(&x.quads[at].0, &x.sums[at].of_16);
                         *sum = value.mul_add(x.scales[at], *sum);
                     }
                 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::activations::{Activations, Rounding};
+use super::activations::{Activations, Rounding, TILE_ROWS};
 use super::packed::Packed;
 use crate::parallel;
 
@@ -75,13 +75,19 @@ fn lot(matrix: &Packed) -> usize {
 
 /// The outputs of a matrix in units of about `even` panels.
 fn split<'a>(matrix: &'a Packed, y: &'a mut [f32], rows: usize, even: usize) -> Vec<Unit<'a>> {
-    let bytes = if rows > lot(matrix) {
-        UNIT_BYTES_MANY
-    } else {
-        UNIT_BYTES_FEW
+    let tiled = matrix.isa().tiled_panels(rounding(matrix));
+    let panels = match tiled.filter(|_| rows > TILE_ROWS) {
+        Some(most) => (2 * even).min(most),
+        None => {
+            let bytes = if rows > lot(matrix) {
+                UNIT_BYTES_MANY
+            } else {
+                UNIT_BYTES_FEW
+            };
+            even.min(bytes * matrix.panels().max(1) / matrix.bytes().max(1))
+        }
     };
-    let most = bytes * matrix.panels().max(1) / matrix.bytes().max(1);
-    let panels = even.min(most).next_multiple_of(PANELS).max(PANELS);
+    let panels = panels.next_multiple_of(PANELS).max(PANELS);
     let mut units: Vec<Unit<'a>> = (0..matrix.panels())
         .step_by(panels)
         .map(|first| Unit {

@@ -1,5 +1,5 @@
-//! Products in matrix tiles (AMX), for many rows of activations at once, and for `bf16` and
-//! `f16` weights for any number of them.
+//! Products in matrix tiles (AMX), for many rows of activations at once, and for `bf16` weights
+//! for any number of them.
 //!
 //! A tile instruction multiplies 16 rows of activations of up to 64 bytes with as many bytes
 //! of 16 outputs, which lie in a panel as it wants them. For bytes its sums are exact
@@ -13,7 +13,7 @@ mod supers;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512;
+use super::avx512::{self, Word};
 use crate::TensorFormat;
 use crate::linear::activations::{Activations, TILE_ROWS};
 use crate::linear::packed::Packed;
@@ -33,11 +33,8 @@ pub(super) fn tile(
     let many = |height| rows.len() >= TILE_ROWS && height == TILE_ROWS;
     let (sums, _) = out.as_chunks_mut::<{ avx512::LANES }>();
     match (matrix.format(), x) {
-        (TensorFormat::F16, Activations::Halves(x)) => {
-            halves::tile::<true>(matrix, panels, x, rows, sums);
-        }
         (TensorFormat::BF16, Activations::Halves(x)) => {
-            halves::tile::<false>(matrix, panels, x, rows, sums);
+            halves::tile(matrix, panels, x, rows, sums);
         }
         (_, Activations::Groups(x)) if many(x.stride()) => {
             groups::tile(matrix, panels, x, rows, sums)
@@ -71,6 +68,16 @@ fn pieces(
         let columns = column * block..columns.min((column + 1) * block);
         (first..panels.end.min(first + group), columns)
     })
+}
+
+/// Fetches a part of the words that lie `distance` bytes behind `words`: the one that is due
+/// in `step` of `steps`, so that they are near when the last step is done.
+#[inline(always)]
+fn fetch_next(words: &[Word], distance: usize, step: usize, steps: usize) {
+    let each = words.len().div_ceil(steps);
+    for word in words.iter().skip(step * each).take(each) {
+        avx512::fetch(word, distance);
+    }
 }
 
 /// Tiles of `height` rows that `rows` take part in.

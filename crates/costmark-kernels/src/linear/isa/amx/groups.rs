@@ -6,17 +6,19 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::avx512::{self, Sums, Word, load_scales, load_sums, store_sums};
-use super::tiles::{Shapes, Tiles, load, multiply, store, zero};
-use super::{load_lanes, part_of, pieces, row_tiles};
+use super::{fetch_next, load_lanes, part_of, pieces, row_tiles};
 use crate::TensorFormat;
 use crate::linear::activations::{Groups, TILE_ROWS};
 use crate::linear::packed::{Packed, Vector};
+use crate::tiles::{Shapes, Tiles, load, multiply, store, zero};
 
 /// Words of a group: four values of each lane.
 const WORDS: usize = 8;
 
 /// Groups of a piece: 16 KiB of weights.
 const BLOCK: usize = 32;
+/// Groups under way at a time: as many as there are registers for their sums.
+const BATCH: usize = 4;
 
 /// A piece's weights as signed bytes and its scales, kept between calls.
 #[derive(Default)]
@@ -44,7 +46,7 @@ pub(super) fn tile(
 ) {
     debug_assert_eq!(x.stride(), TILE_ROWS);
     let (sums, a, b) = ((TILE_ROWS, 64), (TILE_ROWS, 32), (WORDS, 64));
-    let shapes = Shapes::new([sums, a, b, sums, a, b, sums, sums]);
+    let shapes = Shapes::new([sums, sums, sums, sums, a, a, b, b]);
     // SAFETY: this is called where tiles are permitted; the shapes are as they must be.
     let _tiles = unsafe { Tiles::shape(&shapes) };
     let count = rows.len();
@@ -62,17 +64,23 @@ pub(super) fn tile(
                 scratch.scales.push(widened);
             }
             let (words, _) = panel.vectors.as_chunks::<2>();
-            let words = if matrix.format() == TensorFormat::Q8_0 {
-                &words[groups.start * WORDS..groups.end * WORDS]
+            let eight_bits = matrix.format() == TensorFormat::Q8_0;
+            let of_group = if eight_bits { WORDS } else { WORDS / 2 };
+            let stored = &words[groups.start * of_group..groups.end * of_group];
+            let words = if eight_bits {
+                stored
             } else {
-                let half = WORDS / 2;
-                unpack(
-                    &words[groups.start * half..groups.end * half],
-                    &mut scratch.words,
-                );
+                unpack(stored, &mut scratch.words);
                 &scratch.words
             };
-            for tile in row_tiles(&rows, TILE_ROWS) {
+            let tiles = row_tiles(&rows, TILE_ROWS);
+            for tile in tiles.clone() {
+                fetch_next(
+                    stored,
+                    size_of_val(panel.vectors),
+                    tile - tiles.start,
+                    tiles.len(),
+                );
                 let (within, at) = part_of(&rows, tile, TILE_ROWS);
                 let out = &mut out[at];
                 let mut sums = [_mm512_setzero_ps(); TILE_ROWS];
@@ -129,10 +137,8 @@ fn products(
 ) {
     let mut sums = *to;
     let groups = scales.len().min(words.len() / WORDS);
-    let mut even = Products([[0; 16]; TILE_ROWS]);
-    let mut odd = Products([[0; 16]; TILE_ROWS]);
-    let x_scales = x.scales.tiles(start, groups);
-    let x_quads = x.quads.tiles(start, groups);
+    let (x_scales, x_quads) = (x.scales.tiles(start, groups), x.quads.tiles(start, groups));
+    let mut products = [const { Products([[0; 16]; TILE_ROWS]) }; BATCH];
     let add = |products: &Products, g: usize, sums: &mut [__m512; TILE_ROWS]| {
         let scales = load_sums(&scales[g]);
         for r in 0..TILE_ROWS {
@@ -141,34 +147,46 @@ fn products(
             sums[r] = _mm512_fmadd_ps(products, scale, sums[r]);
         }
     };
-    for pair in 0..groups.div_ceil(2) {
-        let g = 2 * pair;
-        // SAFETY: tiles are shaped; each load is of 16 rows of 32 bytes from `x_quads[g]` or
-        // of 8 rows of 64 bytes from the group's words, each store of 16 rows of 64 bytes.
+    // Each group of a batch is multiplied, and the group that was in its place a batch before
+    // is scaled meanwhile; tiles are stored when all are under way.
+    let mut done: Range<usize> = 0..0;
+    while done.end < groups {
+        let batch = done.end..groups.min(done.end + BATCH);
+        macro_rules! group {
+            ($index:literal, $a:literal, $b:literal) => {
+                let g = batch.start + $index;
+                if g < batch.end {
+                    let (x, words) = (&x_quads[g], &words[g * WORDS..][..WORDS]);
+                    // SAFETY: tiles are shaped; each load is of 16 rows of 32 bytes from a
+                    // group's quads or of 8 rows of 64 bytes from its words.
+                    unsafe {
+                        zero!($index);
+                        load!($a, x.as_ptr(), 32usize);
+                        load!($b, words.as_ptr(), 64usize);
+                        multiply!("tdpbssd", $index, $a, $b);
+                    }
+                }
+                if done.start + $index < done.end {
+                    add(&products[$index], done.start + $index, &mut sums);
+                }
+            };
+        }
+        group!(0, 4, 6);
+        group!(1, 5, 7);
+        group!(2, 4, 6);
+        group!(3, 5, 7);
+        let [first, second, third, fourth] = &mut products;
+        // SAFETY: tiles are shaped; each store is of 16 rows of 64 bytes.
         unsafe {
-            zero!(0);
-            load!(1, x_quads[g].as_ptr(), 32usize);
-            load!(2, words[g * WORDS..][..WORDS].as_ptr(), 64usize);
-            multiply!("tdpbssd", 0, 1, 2);
-            store!(0, even.0.as_mut_ptr(), 64usize);
+            store!(0, first.0.as_mut_ptr(), 64usize);
+            store!(1, second.0.as_mut_ptr(), 64usize);
+            store!(2, third.0.as_mut_ptr(), 64usize);
+            store!(3, fourth.0.as_mut_ptr(), 64usize);
         }
-        if g > 0 {
-            add(&odd, g - 1, &mut sums);
-        }
-        if g + 1 < groups {
-            // SAFETY: as above.
-            unsafe {
-                zero!(3);
-                load!(4, x_quads[g + 1].as_ptr(), 32usize);
-                load!(5, words[(g + 1) * WORDS..][..WORDS].as_ptr(), 64usize);
-                multiply!("tdpbssd", 3, 4, 5);
-                store!(3, odd.0.as_mut_ptr(), 64usize);
-            }
-        }
-        add(&even, g, &mut sums);
+        done = batch;
     }
-    if groups > 0 && groups.is_multiple_of(2) {
-        add(&odd, groups - 1, &mut sums);
+    for (products, g) in products.iter().zip(done) {
+        add(products, g, &mut sums);
     }
     *to = sums;
 }

@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use super::super::avx512::{Sums, Unpacked, Word, load_sums, store_sums, twice};
 use super::groups::store_word;
-use super::tiles::{Shapes, Tiles, load, multiply, store, zero};
-use super::{load_lanes, part_of, pieces, row_tiles};
+use super::{fetch_next, load_lanes, part_of, pieces, row_tiles};
 use crate::TensorFormat;
 use crate::linear::activations::{Quads, Supers, TILE_ROWS};
 use crate::linear::packed::{Packed, Vector};
+use crate::tiles::{Shapes, Tiles, load, multiply, store, zero};
 
 /// Tiles of a block: 64 values each.
 const STEPS: usize = 4;
@@ -29,8 +29,8 @@ const ROW: usize = size_of::<Quads<64>>();
 struct Block {
     lesser: [[Word; WORDS]; STEPS],
     greater: [[Word; WORDS]; STEPS],
-    /// For every 32 values, the minima of both halves in 16 bits.
-    minima: [__m512i; 8],
+    /// Of 32 values each, two in 16 bits.
+    minima: [__m512i; 4],
     d: __m512,
     dmin: __m512,
 }
@@ -80,8 +80,18 @@ pub(super) fn tile(
                 block: blocks.start,
                 rows: rows.clone(),
             };
+            let (words, _) = panel.vectors.as_chunks::<2>();
+            let of_block = words.len() / x.per_row();
+            let stored = &words[blocks.start * of_block..blocks.end * of_block];
             let mut tiles = row_tiles(&rows.rows, TILE_ROWS);
+            let (first, steps) = (tiles.start, tiles.len().div_ceil(2));
             while let Some(tile) = tiles.next() {
+                fetch_next(
+                    stored,
+                    size_of_val(panel.vectors),
+                    (tile - first) / 2,
+                    steps,
+                );
                 match (tiles.next(), centred) {
                     (None, false) => rows.add::<1, false>(scratch, tile, out),
                     (None, true) => rows.add::<1, true>(scratch, tile, out),
@@ -131,7 +141,7 @@ impl Block {
         Self {
             lesser: [[[Vector::default(); 2]; WORDS]; STEPS],
             greater: [[[Vector::default(); 2]; WORDS]; STEPS],
-            minima: [_mm512_setzero_si512(); 8],
+            minima: [_mm512_setzero_si512(); 4],
             d: _mm512_setzero_ps(),
             dmin: _mm512_setzero_ps(),
         }
@@ -162,7 +172,11 @@ impl Block {
             let value = _mm512_or_si512(_mm512_srli_epi16::<8>(even), of_odd(odd));
             store_word(greater, value);
         }
-        self.minima = from.minima;
+        if !CENTRED {
+            for (minima, from) in self.minima.iter_mut().zip(from.minima.as_chunks::<2>().0) {
+                *minima = twice(from[0], from[1]);
+            }
+        }
         self.d = from.d;
         self.dmin = from.dmin;
     }
@@ -178,19 +192,23 @@ fn products<const T: usize, const CENTRED: bool>(
     sums: &mut [[Sums; TILE_ROWS]; T],
 ) {
     let mut products = Products([[[[0; 16]; TILE_ROWS]; 2]; 2]);
+    let at =
+        |index: usize| -> [usize; T] { std::array::from_fn(|t| starts[t] + index * TILE_ROWS) };
+    let mut done: Option<(&Block, [usize; T])> = None;
     for (index, block) in blocks.iter().enumerate() {
-        let at: [usize; T] = std::array::from_fn(|t| starts[t] + index * TILE_ROWS);
+        let at = at(index);
         let quads: [&[Quads<64>; TILE_ROWS]; T] = std::array::from_fn(|t| x.quads.tile(at[t]));
-        // SAFETY: tiles are shaped; each load is of 16 rows of 64 bytes of `quads`, which lie
-        // `ROW` bytes apart, or of a step's words; each store of 16 rows of 64 bytes.
+        // SAFETY: tiles are shaped.
         unsafe {
             zero!(0);
             zero!(1);
-            if T == 2 {
-                zero!(2);
-                zero!(3);
-            }
-            for step in 0..STEPS {
+            zero!(2);
+            zero!(3);
+        }
+        for step in 0..STEPS {
+            // SAFETY: as above; each load is of 16 rows of 64 bytes of `quads`, which lie
+            // `ROW` bytes apart, or of a step's words.
+            unsafe {
                 load!(6, block.lesser[step].as_ptr(), 64usize);
                 load!(7, block.greater[step].as_ptr(), 64usize);
                 let part = |t: usize| quads[t].as_ptr().cast::<u8>().add(64 * step);
@@ -198,11 +216,19 @@ fn products<const T: usize, const CENTRED: bool>(
                 multiply!("tdpbsud", 0, 4, 6);
                 multiply!("tdpbssd", 1, 4, 7);
                 if T == 2 {
-                    load!(5, part(1), ROW);
+                    load!(5, part(T - 1), ROW);
                     multiply!("tdpbsud", 2, 5, 6);
                     multiply!("tdpbssd", 3, 5, 7);
                 }
             }
+            // Meanwhile a quarter of the block before is scaled.
+            if let Some((block, at)) = done {
+                let rows = 4 * T * step..4 * T * (step + 1);
+                scale::<T, CENTRED>(block, &products, x, at, rows, sums);
+            }
+        }
+        // SAFETY: as above; each store is of 16 rows of 64 bytes.
+        unsafe {
             store!(0, products.0[0][0].as_mut_ptr(), 64usize);
             store!(1, products.0[0][1].as_mut_ptr(), 64usize);
             if T == 2 {
@@ -210,25 +236,41 @@ fn products<const T: usize, const CENTRED: bool>(
                 store!(3, products.0[1][1].as_mut_ptr(), 64usize);
             }
         }
-        for t in 0..T {
-            let [lesser, greater] = &products.0[t];
-            for r in 0..TILE_ROWS {
-                let greater = _mm512_slli_epi32::<8>(load_lanes(&greater[r]));
-                let scaled = _mm512_add_epi32(load_lanes(&lesser[r]), greater);
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(scaled), block.d);
-                let value = if CENTRED {
-                    scaled
-                } else {
-                    let mut least = _mm512_setzero_si512();
-                    for (minima, sums) in block.minima.iter().zip(&x.sums[at[t] + r]) {
-                        least = _mm512_dpwssd_epi32(least, *minima, _mm512_set1_epi32(*sums));
-                    }
-                    _mm512_fnmadd_ps(_mm512_cvtepi32_ps(least), block.dmin, scaled)
-                };
-                let sum = &mut sums[t][r];
-                let scale = _mm512_set1_ps(x.scales[at[t] + r]);
-                store_sums(sum, _mm512_fmadd_ps(value, scale, load_sums(sum)));
+        done = Some((block, at));
+    }
+    if let Some((block, at)) = done {
+        scale::<T, CENTRED>(block, &products, x, at, 0..T * TILE_ROWS, sums);
+    }
+}
+
+/// Adds a block's products in `rows` of all tiles' rows, scaled.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn scale<const T: usize, const CENTRED: bool>(
+    block: &Block,
+    products: &Products,
+    x: &Supers,
+    at: [usize; T],
+    rows: Range<usize>,
+    sums: &mut [[Sums; TILE_ROWS]; T],
+) {
+    for row in rows {
+        let (t, r) = (row / TILE_ROWS, row % TILE_ROWS);
+        let [lesser, greater] = &products.0[t];
+        let greater = _mm512_slli_epi32::<8>(load_lanes(&greater[r]));
+        let scaled = _mm512_add_epi32(load_lanes(&lesser[r]), greater);
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(scaled), block.d);
+        let value = if CENTRED {
+            scaled
+        } else {
+            let mut least = _mm512_setzero_si512();
+            for (minima, sums) in block.minima.iter().zip(&x.sums[at[t] + r].of_32) {
+                least = _mm512_dpwssd_epi32(least, *minima, _mm512_set1_epi32(*sums));
             }
-        }
+            _mm512_fnmadd_ps(_mm512_cvtepi32_ps(least), block.dmin, scaled)
+        };
+        let sum = &mut sums[t][r];
+        let scale = _mm512_set1_ps(x.scales[at[t] + r]);
+        store_sums(sum, _mm512_fmadd_ps(value, scale, load_sums(sum)));
     }
 }

@@ -88,7 +88,7 @@ fn products<const SUB: usize, const RUN: usize, const CENTRED: bool, const R: us
 ) {
     let zero = _mm256_setzero_si256();
     let quads: [&[i32; 64]; R] = std::array::from_fn(|r| &x.quads[at[r]].0);
-    let sums: [&[i32; 8]; R] = std::array::from_fn(|r| &x.sums[at[r]]);
+    let sums: [&[i32; 8]; R] = std::array::from_fn(|r| &x.sums[at[r]].of_16);
     let mut scaled = [zero; R];
     for sub in 0..64 / SUB {
         let scale = w.scales[sub];

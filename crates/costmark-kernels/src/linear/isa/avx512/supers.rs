@@ -55,7 +55,7 @@ fn products<const SUB: usize, const CENTRED: bool, const R: usize>(
 ) {
     let zero = _mm512_setzero_si512();
     let quads: [&[i32; 64]; R] = std::array::from_fn(|r| &x.quads[at[r]].0);
-    let sums: [&[i32; 8]; R] = std::array::from_fn(|r| &x.sums[at[r]]);
+    let sums: [&[i32; 8]; R] = std::array::from_fn(|r| &x.sums[at[r]].of_16);
     let mut scaled = [zero; R];
     for sub in 0..64 / SUB {
         let mut products = [zero; R];
