@@ -204,6 +204,7 @@ def page(all_rounds):
     first, last = all_rounds[0], all_rounds[-1]
     commands = list(dict.fromkeys(r["command"] for r in all_rounds))
     revisions = list(dict.fromkeys(r["revision"] for r in all_rounds))
+    loads = ", ".join(str(r.get("load_average", "not noted")) for r in all_rounds)
     lines = ["# costmark beside its peers", "",
              "| | |", "|---|---|",
              f"| machine | {', '.join(dict.fromkeys(r['machine'] for r in all_rounds))} |",
@@ -211,9 +212,10 @@ def page(all_rounds):
              f"| command | {', '.join(f'`{command}`' for command in commands)} |",
              f"| revision | {', '.join(revisions)} |",
              "| peers | llama.cpp of llama-cpp-python 0.3.36, AIPerf 0.13.0 |", "",
-             "Medians over alternating rounds, in brackets the least and the most. Caveats: client "
-             "and server share the machine's cores; weights are random, so what is said is about "
-             "speed only; a virtual machine whose host is shared drifts from round to round. This "
+             "Medians over rounds, in brackets the least and the most. Caveats: clients and server "
+             "share the machine's cores, with whatever else ran there (load average as each round "
+             f"began: {loads}), so absolute figures are those of that moment; weights are random, "
+             "so what is said is about speed only. This "
              "page was written by `scripts/compare-peers`; nothing here is edited by hand.", ""]
     holds = True
     for part, make in TABLES.items():
@@ -245,10 +247,11 @@ def main():
     for number in range(args.rounds):
         for part in args.parts:
             before = sum(1 for r in kept if r["part"] == part)
+            load_average = round(os.getloadavg()[0], 1)
             at = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
             measured = PARTS[part](args, before)
             record = {
-                "part": part, "at": at, "machine": machine(),
+                "part": part, "at": at, "machine": machine(), "load_average": load_average,
                 "revision": processes.revision(args.costmark), "command": f"{command} -r {args.rounds}",
                 "figures": measured,
             }
