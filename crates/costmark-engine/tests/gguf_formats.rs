@@ -16,14 +16,15 @@ use support::engine::{distance, engine, exact, run};
 use support::gguf::{Mix, VOCAB, write};
 use support::{cases, golden_path};
 
-/// Float weights: only the order of summation differs.
-const FLOAT: f32 = 2e-4;
-/// Blocks: both sides quantise activations to 8 bits per 32 or 256 values. Most rows agree
-/// to rounding; an activation that is rounded the other way moves logits (of about ±4) by
-/// up to 0.11.
-const BLOCKS: f32 = 0.25;
-/// Activations exact on one side, of 8 bits on the other; relative to the logits, root mean
-/// square. Unrelated logits would be 1.4 apart.
+// Tolerances are of the differences' root mean square over that of the logits. Unrelated logits
+// would be 1.4 apart.
+/// Float weights: only the order of summation differs (measured: up to 1.3e-6).
+const FLOAT: f32 = 2e-5;
+/// Blocks: both sides quantise activations to 8 bits per 32 or 256 values. Most rows agree to
+/// rounding; an activation that is rounded the other way, as candle's products for processors with
+/// VNNI do more often, moves logits a little (measured: 2.2 %).
+const BLOCKS: f32 = 0.08;
+/// Activations exact on one side, of 8 bits on the other.
 const EXACT_AGAINST_BLOCKS: f32 = 0.25;
 
 const FORMATS: [(&str, Mix, f32); 9] = [
@@ -76,18 +77,14 @@ fn compare(arch: &str, tied: bool) {
             let mut tokens = prompt.to_vec();
             for (own, token) in output.logits.iter().zip(&output.tokens) {
                 let theirs = reference.logits(&tokens).unwrap();
-                let off = distance(own, &theirs);
+                let off = relative_rms(own, &theirs);
                 assert!(
                     off <= tolerance,
                     "{arch} {format}, after {} tokens: off by {off}",
                     tokens.len()
                 );
-                // Far apart from what another row would give.
                 let spread = distance(&theirs, &vec![0.0; VOCAB]);
-                assert!(
-                    spread > 10.0 * tolerance,
-                    "logits are too small to tell: {spread}"
-                );
+                assert!(spread > 1.0, "logits are too small to tell: {spread}");
                 tokens.push(*token);
             }
         }
