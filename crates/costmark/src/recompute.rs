@@ -37,7 +37,8 @@ pub(crate) fn run(args: &RecomputeArgs) -> Result<()> {
     }
     let found = differences(&stored.document, &document);
     if !args.json {
-        output::text(&format!("Taken as stored: {TAKEN_AS_STORED}.\n"))?;
+        let words = format!("Taken as stored: {TAKEN_AS_STORED}.");
+        output::text(&costmark_report::money::paragraph("", &words))?;
     }
     if found.is_empty() {
         if !args.json {
