@@ -1,6 +1,8 @@
 //! The engine on a GPU against the engine on the CPU. Without a GPU each test says that it was
 //! skipped and passes: what can be checked without one is in `cuda_kernels.rs`.
 #![cfg(feature = "cuda")]
+// clippy lets tests unwrap and print, but not the helpers they share.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
 mod support;
 

@@ -5,6 +5,9 @@
 //! Lives outside the feature `cuda`: the sources are text, and a change that breaks them should
 //! show in the default suite.
 
+// clippy lets tests unwrap, but not the helpers they share.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
