@@ -388,7 +388,8 @@ struct Sums<'a, const R: usize> {
 impl<const R: usize> Sums<'_, R> {
     /// Adds the first `end` values of a run, `W` vectors from `column` on. `PART`: the last
     /// vector of a head that is not made of whole ones.
-    #[allow(clippy::needless_range_loop)]
+    // What it works on changes with every call, so a struct for it would only be filled and emptied.
+    #[allow(clippy::needless_range_loop, clippy::too_many_arguments)]
     #[inline(always)]
     fn add<S: Simd, T: Element, const W: usize, const PART: bool>(
         &mut self,

@@ -31,8 +31,8 @@ pub trait Simd: Copy {
     fn splat(self, value: f32) -> Self::Vector;
     fn load(self, from: &[f32; LANES]) -> Self::Vector;
     fn store(self, vector: Self::Vector, to: &mut [f32; LANES]);
-    fn from_f16(self, from: &[f16; LANES]) -> Self::Vector;
-    fn from_bf16(self, from: &[bf16; LANES]) -> Self::Vector;
+    fn widen_f16(self, from: &[f16; LANES]) -> Self::Vector;
+    fn widen_bf16(self, from: &[bf16; LANES]) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -109,7 +109,7 @@ impl Element for f16 {
     const PARTS: usize = 2;
     #[inline(always)]
     fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::Vector {
-        simd.from_f16(from)
+        simd.widen_f16(from)
     }
 }
 
@@ -118,6 +118,6 @@ impl Element for bf16 {
     const PARTS: usize = 1;
     #[inline(always)]
     fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::Vector {
-        simd.from_bf16(from)
+        simd.widen_bf16(from)
     }
 }

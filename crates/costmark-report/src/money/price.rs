@@ -106,21 +106,22 @@ pub struct PriceReport {
     pub notes: Vec<String>,
 }
 
+/// A figure of a level, where it has one.
+type Figure = fn(&PricedLevel) -> Option<Interval>;
+
 /// As text.
 #[must_use]
 pub fn price_table(report: &PriceReport) -> String {
     let mut text = paragraph("", &report.run);
-    let has =
-        |of: fn(&PricedLevel) -> Option<Interval>| report.levels.iter().any(|l| of(l).is_some());
+    let has = |of: Figure| report.levels.iter().any(|l| of(l).is_some());
     // Where output is told apart it is what an SLO is about; elsewhere tokens of any kind are.
-    let at_slo: Option<(&str, fn(&PricedLevel) -> Option<Interval>)> =
-        if has(|l| l.usd_per_mtok_output_at_slo) {
-            Some(("output at\nSLO $/M", |l| l.usd_per_mtok_output_at_slo))
-        } else if has(|l| l.usd_per_mtok_blended_at_slo) {
-            Some(("blended at\nSLO $/M", |l| l.usd_per_mtok_blended_at_slo))
-        } else {
-            None
-        };
+    let at_slo: Option<(&str, Figure)> = if has(|l| l.usd_per_mtok_output_at_slo) {
+        Some(("output at\nSLO $/M", |l| l.usd_per_mtok_output_at_slo))
+    } else if has(|l| l.usd_per_mtok_blended_at_slo) {
+        Some(("blended at\nSLO $/M", |l| l.usd_per_mtok_blended_at_slo))
+    } else {
+        None
+    };
     let has_cached = report
         .levels
         .iter()

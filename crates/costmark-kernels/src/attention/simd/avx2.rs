@@ -76,7 +76,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_f16(self, from: &[f16; LANES]) -> Vector {
+    fn widen_f16(self, from: &[f16; LANES]) -> Vector {
         let at: *const __m128i = from.as_ptr().cast();
         unsafe {
             [
@@ -87,7 +87,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_bf16(self, from: &[bf16; LANES]) -> Vector {
+    fn widen_bf16(self, from: &[bf16; LANES]) -> Vector {
         let at: *const __m128i = from.as_ptr().cast();
         let widen = |halves| unsafe {
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))

@@ -54,12 +54,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn from_f16(self, from: &[f16; LANES]) -> __m512 {
+    fn widen_f16(self, from: &[f16; LANES]) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
     }
 
     #[inline(always)]
-    fn from_bf16(self, from: &[bf16; LANES]) -> __m512 {
+    fn widen_bf16(self, from: &[bf16; LANES]) -> __m512 {
         unsafe {
             let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))

@@ -40,12 +40,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn from_f16(self, from: &[f16; LANES]) -> Vector {
+    fn widen_f16(self, from: &[f16; LANES]) -> Vector {
         from.map(f16::to_f32)
     }
 
     #[inline(always)]
-    fn from_bf16(self, from: &[bf16; LANES]) -> Vector {
+    fn widen_bf16(self, from: &[bf16; LANES]) -> Vector {
         // The upper half of an f32; unlike `to_f32` without a branch for NaNs.
         from.map(|v| f32::from_bits(u32::from(v.to_bits()) << 16))
     }

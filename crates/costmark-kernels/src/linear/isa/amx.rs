@@ -37,10 +37,10 @@ pub(super) fn tile(
             halves::tile(matrix, panels, x, rows, sums);
         }
         (_, Activations::Groups(x)) if many(x.stride()) => {
-            groups::tile(matrix, panels, x, rows, sums)
+            groups::tile(matrix, panels, x, rows, sums);
         }
         (_, Activations::Supers(x)) if many(x.stride()) => {
-            supers::tile(matrix, panels, x, rows, sums)
+            supers::tile(matrix, panels, x, rows, sums);
         }
         _ => avx512::tile(matrix, panels, x, rows, out),
     }
