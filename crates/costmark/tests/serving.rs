@@ -235,7 +235,7 @@ fn expected(folder: &str, prompt: &[u32], max_tokens: u32) -> Vec<(u32, Vec<f64>
     let mut engine = EngineCore::new(decoder, &EngineOptions::default(), clock).unwrap();
     let (sender, rows) = std::sync::mpsc::channel();
     engine.observe_logits(Box::new(move |_, _, row| {
-        sender.send(row.to_vec()).unwrap()
+        sender.send(row.to_vec()).unwrap();
     }));
     let request = Request {
         id: 0,
