@@ -4,7 +4,7 @@
 //! 127, rounded to f16; for `q*_k` weights 256 values share one in f32; both as ggml does. A
 //! value that is not finite makes its whole group so: it must not vanish in the rounding.
 //! Where matrix tiles multiply bf16, a value is the sum of three of those, see
-//! [`halves`](super::halves).
+//! [`halves`].
 
 use half::f16;
 

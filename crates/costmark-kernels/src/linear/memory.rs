@@ -44,7 +44,7 @@ pub fn mapped_bytes() -> usize {
 /// Types of which every pattern of bits is a value.
 ///
 /// # Safety
-/// That must hold, and the alignment must be at most [`ALIGNMENT`].
+/// That must hold, and the alignment must be at most a cache line, 64 bytes.
 pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 
 // SAFETY: numbers without padding.
