@@ -285,8 +285,14 @@ mod tests {
     proptest! {
         /// The growing head gives what sorting everything gives.
         #[test]
-        fn top_p_equals_a_full_sort(weights in prop::collection::vec(1e-6f32..1.0, 1..3000), p in 0.01f32..0.999) {
-            let all: Vec<(f32, u32)> = weights.iter().copied().zip(0..).collect();
+        fn top_p_equals_a_full_sort(
+            // Whole numbers: proptest's ranges of floats trip over their own rounding now and then.
+            weights in prop::collection::vec(1u32..1_000_000, 1..3000),
+            p in 10u16..999,
+        ) {
+            let weights = weights.iter().map(|&w| w as f32 / 1e6);
+            let p = f32::from(p) / 1e3;
+            let all: Vec<(f32, u32)> = weights.zip(0..).collect();
             let mut kept = all.clone();
             keep_top_p(&mut kept, p);
             let mut sorted = all.clone();
