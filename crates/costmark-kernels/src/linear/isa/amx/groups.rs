@@ -50,10 +50,9 @@ pub(super) fn tile(
     // SAFETY: this is called where tiles are permitted; the shapes are as they must be.
     let _tiles = unsafe { Tiles::shape(&shapes) };
     let count = rows.len();
-    let many = count > TILE_ROWS;
     out.fill([0.0; 16]);
     SCRATCH.with_borrow_mut(|scratch| {
-        for (panel, groups) in pieces(panels.clone(), 1, x.per_row(), BLOCK, many) {
+        for (panel, groups) in pieces(panels.clone(), 1, x.per_row(), BLOCK, true) {
             let out = &mut out[(panel.start - panels.start) * count..][..count];
             let panel = matrix.panel(panel.start);
             scratch.scales.clear();

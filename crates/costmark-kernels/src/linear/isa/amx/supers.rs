@@ -59,11 +59,10 @@ pub(super) fn tile(
     let centred = matrix.format() == TensorFormat::Q6K;
     let mut unpacked = Unpacked::zero();
     let count = rows.len();
-    let many = count > TILE_ROWS;
     out.fill([0.0; 16]);
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.resize_with(BLOCKS, || Block::zero());
-        for (panel, blocks) in pieces(panels.clone(), 1, x.per_row(), BLOCKS, many) {
+        for (panel, blocks) in pieces(panels.clone(), 1, x.per_row(), BLOCKS, true) {
             let out = &mut out[(panel.start - panels.start) * count..][..count];
             let panel = matrix.panel(panel.start);
             let scratch = &mut scratch[..blocks.len()];
