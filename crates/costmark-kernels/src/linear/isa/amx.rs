@@ -31,7 +31,7 @@ pub(super) fn tile(
     out: &mut [f32],
 ) {
     // One tile of rows does not make up for what tiles cost (13 GB/s of `q8_0` weights with 16 rows
-    // where VNNI meets them at 14, two threads of a Sapphire Rapids virtual machine).
+    // where VNNI meets them at 14, one run, two threads of a Xeon with AMX).
     let many = |height| rows.len() > TILE_ROWS && height == TILE_ROWS;
     let (sums, _) = out.as_chunks_mut::<{ avx512::LANES }>();
     match (matrix.format(), x) {
