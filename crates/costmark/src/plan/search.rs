@@ -18,6 +18,9 @@ const FEWEST_REQUESTS: u64 = 50;
 /// Shortest measurement of a rate where nothing was said. Some hundred requests of a fast backend
 /// are over before a queue, a hiccup of the machine or its clocks could show.
 const LEAST_TIME: Duration = Duration::from_secs(10);
+/// Where no time was said, so many requests make up for a shorter one: no server that is measured
+/// takes ten thousand a second, and a mock that takes any number would be asked for millions.
+const ENOUGH_REQUESTS: u64 = 100_000;
 
 /// A search for the highest rate within the SLO.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,8 +31,10 @@ pub(crate) struct SearchPlan {
     pub(crate) max_in_flight: Option<NonZeroU32>,
     /// Measured requests per probe and repeat, at least.
     pub(crate) requests: u64,
-    /// Time measured per probe and repeat, at least.
+    /// Time measured per probe and repeat, at least, unless it takes more requests than `enough`.
     pub(crate) least_time: Duration,
+    /// Measured requests that are enough, however short they are.
+    enough: u64,
     /// Share of requests that must keep the limits.
     pub(crate) share: f64,
 }
@@ -72,16 +77,17 @@ impl SearchPlan {
             max_in_flight: args.max_concurrency,
             requests,
             least_time: args.duration.unwrap_or(LEAST_TIME),
+            enough: args.duration.map_or(ENOUGH_REQUESTS, |_| u64::MAX),
             share,
         }))
     }
 
     /// Requests to be measured at this rate: as many as were asked for, and as many as are due in
-    /// the least time.
+    /// the least time or are enough.
     pub(crate) fn requests_at(&self, per_s: f64) -> u64 {
         // Saturating.
         let due = (per_s * self.least_time.as_secs_f64()).ceil() as u64;
-        self.requests.max(due)
+        self.requests.max(due.min(self.enough))
     }
 
     /// Times each rate is tried where nothing was said.
@@ -98,5 +104,27 @@ impl SearchPlan {
             share: self.share,
             bracket: RateSearch::from_rate(1.0).bracket,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(duration: Option<Duration>) -> SearchPlan {
+        let args = LoadArgs {
+            find_goodput: true,
+            duration,
+            ..LoadArgs::default()
+        };
+        SearchPlan::resolve(&args).unwrap().unwrap()
+    }
+
+    #[test]
+    fn fast_backends_are_not_asked_for_millions() {
+        let requests = [1.0, 300.0, 1e4, 1e7, f64::MAX].map(|rate| plan(None).requests_at(rate));
+        assert_eq!(requests, [200, 3000, 100_000, 100_000, 100_000]);
+        let asked = plan(Some(Duration::from_secs(60)));
+        assert_eq!(asked.requests_at(1e4), 600_000);
     }
 }
