@@ -89,9 +89,11 @@ proptest! {
         rows in 0usize..70, first in 0usize..3, seed in any::<u32>(),
     ) {
         for format in PACKED {
-            let width = match format.is_float() {
-                true => 32 * blocks + odd,
-                false => blocks * format.block_len() as usize,
+            // Rows of several pieces, which tiles work on one after another, and of parts of them.
+            let width = match format.block_len() {
+                _ if format.is_float() => 32 * blocks + odd,
+                32 => 32 * (12 * blocks + odd),
+                len => blocks * len as usize,
             };
             let bytes = random_bytes(format, outputs, width, seed);
             for isa in Isa::available() {
@@ -141,7 +143,7 @@ fn a_row_does_not_depend_on_its_neighbours() {
             let bytes = random_bytes(format, OUTPUTS, width, seed);
             Packed::new(&bytes, format, OUTPUTS, width, isa).unwrap()
         };
-        let width = if format.is_float() { 600 } else { 768 };
+        let width = if format.is_float() { 600 } else { 1280 };
         let (matrix, other) = (pack(format, width, 1), pack(TensorFormat::F32, width, 2));
         let x = activations(ROWS, width, 3);
         let all = &product::multiply(&[&matrix], &x, ROWS)[0];

@@ -66,7 +66,7 @@ pub(super) fn load(word: &Word) -> __m512i {
 }
 
 /// How many bytes ahead of its use a weight is fetched.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// Fetches the cache line that lies `distance` bytes behind `at`, or nothing where no memory
 /// is.

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::avx512::{self, Sums, Word, load_scales, load_sums, store_sums};
-use super::{fetch_next, load_lanes, part_of, pieces, row_tiles};
+use super::super::avx512::{self, AHEAD, Sums, Word, load_scales, load_sums, store_sums};
+use super::{Ahead, load_lanes, part_of, pieces, row_tiles};
 use crate::TensorFormat;
 use crate::linear::activations::{Groups, TILE_ROWS};
 use crate::linear::packed::{Packed, Vector};
@@ -20,15 +20,24 @@ const BLOCK: usize = 32;
 /// Groups under way at a time: as many as there are registers for their sums.
 const BATCH: usize = 4;
 
-/// A piece's weights as signed bytes and its scales, kept between calls.
-#[derive(Default)]
+/// What is kept between calls.
 struct Scratch {
+    /// A piece's weights as signed bytes.
     words: Vec<Word>,
+    /// Its scales.
     scales: Vec<Sums>,
+    /// Products of groups under way.
+    products: [Products; BATCH],
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = const {
+        RefCell::new(Scratch {
+            words: Vec::new(),
+            scales: Vec::new(),
+            products: [const { Products([[0; 16]; TILE_ROWS]) }; BATCH],
+        })
+    };
 }
 
 /// A tile of sums.
@@ -50,9 +59,12 @@ pub(super) fn tile(
     // SAFETY: this is called where tiles are permitted; the shapes are as they must be.
     let _tiles = unsafe { Tiles::shape(&shapes) };
     let count = rows.len();
+    let tiles = row_tiles(&rows, TILE_ROWS);
+    let many = tiles.len() > 1;
     out.fill([0.0; 16]);
     SCRATCH.with_borrow_mut(|scratch| {
-        for (panel, groups) in pieces(panels.clone(), 1, x.per_row(), BLOCK, true) {
+        let buffer = &mut scratch.products;
+        for (panel, groups) in pieces(panels.clone(), 1, x.per_row(), BLOCK, many) {
             let out = &mut out[(panel.start - panels.start) * count..][..count];
             let panel = matrix.panel(panel.start);
             scratch.scales.clear();
@@ -72,14 +84,16 @@ pub(super) fn tile(
                 unpack(stored, &mut scratch.words);
                 &scratch.words
             };
-            let tiles = row_tiles(&rows, TILE_ROWS);
+            let ahead = Ahead {
+                words: stored,
+                distance: if many {
+                    size_of_val(panel.vectors)
+                } else {
+                    AHEAD
+                },
+            };
             for tile in tiles.clone() {
-                fetch_next(
-                    stored,
-                    size_of_val(panel.vectors),
-                    tile - tiles.start,
-                    tiles.len(),
-                );
+                let ahead = ahead.part(tile - tiles.start, tiles.len());
                 let (within, at) = part_of(&rows, tile, TILE_ROWS);
                 let out = &mut out[at];
                 let mut sums = [_mm512_setzero_ps(); TILE_ROWS];
@@ -87,7 +101,7 @@ pub(super) fn tile(
                     *sums = load_sums(out);
                 }
                 let start = x.first(tile * TILE_ROWS) + groups.start * TILE_ROWS;
-                products(words, &scratch.scales, x, start, &mut sums);
+                products(words, &scratch.scales, x, start, ahead, buffer, &mut sums);
                 for (out, sums) in out.iter_mut().zip(&sums[within]) {
                     store_sums(out, *sums);
                 }
@@ -122,9 +136,8 @@ pub(super) fn store_word(word: &mut Word, value: __m512i) {
     unsafe { _mm512_storeu_si512(std::ptr::from_mut(word).cast(), value) }
 }
 
-/// Adds a piece's products with sixteen rows, the first one's first group at `start`.
-// Index loops with constant bounds keep the sums in registers.
-#[allow(clippy::needless_range_loop)]
+/// Adds a piece's products with sixteen rows, the first one's first group at `start`, and
+/// fetches what is `ahead` as it goes: all at once would be more lines than a core can wait for.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn products(
@@ -132,41 +145,42 @@ fn products(
     scales: &[Sums],
     x: &Groups,
     start: usize,
+    ahead: Ahead<'_>,
+    buffer: &mut [Products; BATCH],
     to: &mut [__m512; TILE_ROWS],
 ) {
     let mut sums = *to;
     let groups = scales.len().min(words.len() / WORDS);
+    let (words, _) = words[..groups * WORDS].as_chunks::<WORDS>();
     let (x_scales, x_quads) = (x.scales.tiles(start, groups), x.quads.tiles(start, groups));
-    let mut products = [const { Products([[0; 16]; TILE_ROWS]) }; BATCH];
-    let add = |products: &Products, g: usize, sums: &mut [__m512; TILE_ROWS]| {
-        let scales = load_sums(&scales[g]);
-        for r in 0..TILE_ROWS {
-            let scale = _mm512_mul_ps(scales, _mm512_set1_ps(x_scales[g][r]));
-            let products = _mm512_cvtepi32_ps(load_lanes(&products.0[r]));
-            sums[r] = _mm512_fmadd_ps(products, scale, sums[r]);
-        }
-    };
+    let (scales, few_scales) = scales[..groups].as_chunks::<BATCH>();
+    let (x_scales, few_x_scales) = x_scales.as_chunks::<BATCH>();
+    let (x_quads, few_x_quads) = x_quads.as_chunks::<BATCH>();
+    let (words, few_words) = words.as_chunks::<BATCH>();
+    let mut ahead = ahead.parts(groups);
     // Each group of a batch is multiplied, and the group that was in its place a batch before
     // is scaled meanwhile; tiles are stored when all are under way.
-    let mut done: Range<usize> = 0..0;
-    while done.end < groups {
-        let batch = done.end..groups.min(done.end + BATCH);
+    let mut before: Option<(&[Sums; BATCH], &[[f32; TILE_ROWS]; BATCH])> = None;
+    let batches = words.iter().zip(x_quads).zip(scales.iter().zip(x_scales));
+    for ((words, x_quads), scales) in batches {
         macro_rules! group {
             ($index:literal, $a:literal, $b:literal) => {
-                let g = batch.start + $index;
-                if g < batch.end {
-                    let (x, words) = (&x_quads[g], &words[g * WORDS..][..WORDS]);
-                    // SAFETY: tiles are shaped; each load is of 16 rows of 32 bytes from a
-                    // group's quads or of 8 rows of 64 bytes from its words.
-                    unsafe {
-                        zero!($index);
-                        load!($a, x.as_ptr(), 32usize);
-                        load!($b, words.as_ptr(), 64usize);
-                        multiply!("tdpbssd", $index, $a, $b);
-                    }
+                ahead.next();
+                // SAFETY: tiles are shaped; each load is of 16 rows of 32 bytes from a
+                // group's quads or of 8 rows of 64 bytes from its words.
+                unsafe {
+                    zero!($index);
+                    load!($a, x_quads[$index].as_ptr(), 32usize);
+                    load!($b, words[$index].as_ptr(), 64usize);
+                    multiply!("tdpbssd", $index, $a, $b);
                 }
-                if done.start + $index < done.end {
-                    add(&products[$index], done.start + $index, &mut sums);
+                if let Some((scales, x_scales)) = before {
+                    add(
+                        &buffer[$index],
+                        &scales[$index],
+                        &x_scales[$index],
+                        &mut sums,
+                    );
                 }
             };
         }
@@ -174,7 +188,7 @@ fn products(
         group!(1, 5, 7);
         group!(2, 4, 6);
         group!(3, 5, 7);
-        let [first, second, third, fourth] = &mut products;
+        let [first, second, third, fourth] = &mut *buffer;
         // SAFETY: tiles are shaped; each store is of 16 rows of 64 bytes.
         unsafe {
             store!(0, first.0.as_mut_ptr(), 64usize);
@@ -182,10 +196,44 @@ fn products(
             store!(2, third.0.as_mut_ptr(), 64usize);
             store!(3, fourth.0.as_mut_ptr(), 64usize);
         }
-        done = batch;
+        before = Some(scales);
     }
-    for (products, g) in products.iter().zip(done) {
-        add(products, g, &mut sums);
+    if let Some((scales, x_scales)) = before {
+        for (products, scales) in buffer.iter().zip(scales.iter().zip(x_scales)) {
+            add(products, scales.0, scales.1, &mut sums);
+        }
+    }
+    let few = few_words.iter().zip(few_x_quads);
+    for ((words, x), scales) in few.zip(few_scales.iter().zip(few_x_scales)) {
+        ahead.next();
+        // SAFETY: as above.
+        unsafe {
+            zero!(0);
+            load!(4, x.as_ptr(), 32usize);
+            load!(6, words.as_ptr(), 64usize);
+            multiply!("tdpbssd", 0, 4, 6);
+            store!(0, buffer[0].0.as_mut_ptr(), 64usize);
+        }
+        add(&buffer[0], scales.0, scales.1, &mut sums);
     }
     *to = sums;
+}
+
+/// Adds a group's products.
+// An index loop with constant bounds keeps the sums in registers.
+#[allow(clippy::needless_range_loop)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn add(
+    products: &Products,
+    scales: &Sums,
+    x_scales: &[f32; TILE_ROWS],
+    sums: &mut [__m512; TILE_ROWS],
+) {
+    let scales = load_sums(scales);
+    for r in 0..TILE_ROWS {
+        let scale = _mm512_mul_ps(scales, _mm512_set1_ps(x_scales[r]));
+        let products = _mm512_cvtepi32_ps(load_lanes(&products.0[r]));
+        sums[r] = _mm512_fmadd_ps(products, scale, sums[r]);
+    }
 }

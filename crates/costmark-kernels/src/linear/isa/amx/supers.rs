@@ -59,10 +59,11 @@ pub(super) fn tile(
     let centred = matrix.format() == TensorFormat::Q6K;
     let mut unpacked = Unpacked::zero();
     let count = rows.len();
+    let many = row_tiles(&rows, TILE_ROWS).len() > 1;
     out.fill([0.0; 16]);
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.resize_with(BLOCKS, || Block::zero());
-        for (panel, blocks) in pieces(panels.clone(), 1, x.per_row(), BLOCKS, true) {
+        for (panel, blocks) in pieces(panels.clone(), 1, x.per_row(), BLOCKS, many) {
             let out = &mut out[(panel.start - panels.start) * count..][..count];
             let panel = matrix.panel(panel.start);
             let scratch = &mut scratch[..blocks.len()];
@@ -85,12 +86,12 @@ pub(super) fn tile(
             let mut tiles = row_tiles(&rows.rows, TILE_ROWS);
             let (first, steps) = (tiles.start, tiles.len().div_ceil(2));
             while let Some(tile) = tiles.next() {
-                fetch_next(
-                    stored,
-                    size_of_val(panel.vectors),
-                    (tile - first) / 2,
-                    steps,
-                );
+                // With one tile of rows the weights are met in the order in which they lie, and
+                // unpacking has fetched them.
+                if many {
+                    let distance = size_of_val(panel.vectors);
+                    fetch_next(stored, distance, (tile - first) / 2, steps);
+                }
                 match (tiles.next(), centred) {
                     (None, false) => rows.add::<1, false>(scratch, tile, out),
                     (None, true) => rows.add::<1, true>(scratch, tile, out),
