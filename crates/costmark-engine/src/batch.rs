@@ -11,10 +11,23 @@ pub struct Span {
     pub tokens: Range<usize>,
     /// Position of the first of them: tokens already in the cache.
     pub context: usize,
+    /// Tokens of the sequence's prompt. Those behind it were generated, even where a sequence that
+    /// was preempted works through them again.
+    pub prompt: usize,
     /// The sequence's KV blocks, covering the context and these tokens.
     pub blocks: Vec<BlockId>,
     /// Whether logits of the last of them are wanted.
     pub wants_logits: bool,
+}
+
+impl Span {
+    /// Which of its tokens are of the prompt, and which were generated, counted from its first.
+    #[must_use]
+    pub fn parts(&self) -> [Range<usize>; 2] {
+        let len = self.tokens.len();
+        let prompt = self.prompt.saturating_sub(self.context).min(len);
+        [0..prompt, prompt..len]
+    }
 }
 
 /// Packed tokens `(tokens)` of all sequences in one step; no padding.
@@ -31,11 +44,13 @@ pub struct StepBatch {
 }
 
 impl StepBatch {
-    /// Appends `token_ids` that follow `context` cached tokens of a sequence.
+    /// Appends `token_ids` that follow `context` cached tokens of a sequence, whose first
+    /// `prompt` are its prompt.
     pub fn push(
         &mut self,
         token_ids: &[u32],
         context: usize,
+        prompt: usize,
         blocks: &[BlockId],
         block_size: usize,
         wants_logits: bool,
@@ -51,6 +66,7 @@ impl StepBatch {
         self.spans.push(Span {
             tokens: first..self.token_ids.len(),
             context,
+            prompt,
             blocks: blocks.to_vec(),
             wants_logits,
         });
@@ -80,11 +96,13 @@ mod tests {
     #[test]
     fn tokens_go_to_their_block() {
         let mut batch = StepBatch::default();
-        batch.push(&[5, 6, 7], 15, &[3, 9], 16, false);
-        batch.push(&[8], 0, &[1], 16, true);
+        batch.push(&[5, 6, 7], 15, 17, &[3, 9], 16, false);
+        batch.push(&[8], 0, 1, &[1], 16, true);
         assert_eq!(batch.positions, [15, 16, 17, 0]);
         assert_eq!(batch.slots, [3 * 16 + 15, 9 * 16, 9 * 16 + 1, 16]);
         assert_eq!(batch.logits_rows(), [3]);
         assert_eq!(batch.spans[0].tokens, 0..3);
+        assert_eq!(batch.spans[0].parts(), [0..2, 2..3]);
+        assert_eq!(batch.spans[1].parts(), [0..1, 1..1]);
     }
 }

@@ -273,6 +273,7 @@ impl EngineCore {
                 batch.push(
                     &sequence.tokens()[chunk.start..chunk.start + chunk.len],
                     chunk.start,
+                    sequence.prompt_tokens(),
                     sequence.table().blocks(),
                     self.scheduler.blocks().block_size(),
                     chunk.wants_logits,

@@ -134,7 +134,7 @@ fn compare_attention(s: &Shapes, gpu: &Device) {
                 (context, new)
             };
             if len > 0 {
-                batch.push(&vec![0; len], start, table, s.block_size, false);
+                batch.push(&vec![0; len], start, usize::MAX, table, s.block_size, false);
             }
         }
         let tokens = batch.tokens();

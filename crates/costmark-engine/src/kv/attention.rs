@@ -31,47 +31,49 @@ pub(crate) fn attend<T: KvElement>(
     let mut work = 0;
     let mut rest = out;
     let mut units = Vec::new();
-    for span in &batch.spans {
-        work += (span.context + span.tokens.len()) * shape.kv_heads * shape.head_dim;
-        if span.tokens.len() == 1 {
+    let isas = [Isa::for_prompts(), Isa::for_generated()];
+    let parts = batch.spans.iter().flat_map(|span| {
+        let parts = span.parts().into_iter().zip(isas);
+        parts.map(move |(tokens, isa)| (span, tokens, isa))
+    });
+    for (span, tokens, isa) in parts {
+        work += (span.context + tokens.end) * shape.kv_heads * shape.head_dim;
+        let unit = |first, kv_heads, out| Unit {
+            isa,
+            span,
+            first,
+            kv_heads,
+            out,
+        };
+        if tokens.len() == 1 {
             // A decoding sequence: one unit per key head, to spread long contexts.
             for kv_head in 0..shape.kv_heads {
                 let (piece, tail) = rest.split_at_mut(shape.group() * shape.head_dim);
                 rest = tail;
-                units.push(Unit {
-                    span,
-                    first: 0,
-                    kv_heads: kv_head..kv_head + 1,
-                    out: piece,
-                });
+                units.push(unit(tokens.start, kv_head..kv_head + 1, piece));
             }
             continue;
         }
-        let even = span.tokens.len() * shape.group() / (parallel::threads() * TILES_PER_THREAD);
+        let even = tokens.len() * shape.group() / (parallel::threads() * TILES_PER_THREAD);
         let rows = even.clamp(*TILE_ROWS.start(), *TILE_ROWS.end());
         let tile = (rows / shape.group()).max(1);
-        for first in (0..span.tokens.len()).step_by(tile) {
-            let len = tile.min(span.tokens.len() - first);
+        for first in tokens.clone().step_by(tile) {
+            let len = tile.min(tokens.end - first);
             let (piece, tail) = rest.split_at_mut(len * width);
             rest = tail;
-            units.push(Unit {
-                span,
-                first,
-                kv_heads: 0..shape.kv_heads,
-                out: piece,
-            });
+            units.push(unit(first, 0..shape.kv_heads, piece));
         }
     }
     // The last tiles of a prompt see the most keys: start them first.
     units.reverse();
-    let isa = Isa::detect();
     parallel::for_each(units, work, |unit| {
-        SCRATCH.with_borrow_mut(|scratch| unit.run(isa, cache, layer, shape, q, scratch));
+        SCRATCH.with_borrow_mut(|scratch| unit.run(cache, layer, shape, q, scratch));
     });
 }
 
 /// Consecutive tokens of a sequence, and the key heads to do.
 struct Unit<'a> {
+    isa: Isa,
     span: &'a Span,
     /// Offset of the first token within the span.
     first: usize,
@@ -87,7 +89,6 @@ thread_local! {
 impl Unit<'_> {
     fn run<T: KvElement>(
         self,
-        isa: Isa,
         cache: &KvCache<T>,
         layer: usize,
         shape: &AttentionShape,
@@ -117,7 +118,7 @@ impl Unit<'_> {
                 }
             };
             let out = &mut self.out[index * group * dim..];
-            attend_head(isa, &queries, block, scratch, out, out_stride);
+            attend_head(self.isa, &queries, block, scratch, out, out_stride);
         }
     }
 }

@@ -117,7 +117,8 @@ impl Case {
                 }
                 let ids = vec![0; len];
                 let size = self.kv.block_size;
-                batch.push(&ids, done[index], &history.blocks, size, false);
+                let prompt = history.tokens / 2;
+                batch.push(&ids, done[index], prompt, &history.blocks, size, false);
                 parts.push((index, done[index], len));
                 done[index] += len;
             }

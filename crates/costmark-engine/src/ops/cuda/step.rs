@@ -78,9 +78,9 @@ mod tests {
     #[test]
     fn parts_lie_where_the_kernels_look() {
         let mut batch = StepBatch::default();
-        batch.push(&[1], 17, &[4, 2], 16, true); // decodes
-        batch.push(&[2, 3, 4], 0, &[7], 16, true); // a prompt
-        batch.push(&[5], 0, &[9], 16, true); // decodes
+        batch.push(&[1], 17, 9, &[4, 2], 16, true); // decodes
+        batch.push(&[2, 3, 4], 0, 3, &[7], 16, true); // a prompt
+        batch.push(&[5], 0, 1, &[9], 16, true); // decodes
         let step = StepNumbers::new(&batch, 4, 8);
         let part = |start: usize, len: usize| &step.numbers[start..start + len];
         assert_eq!(step.tile_count, 2);
