@@ -3,7 +3,10 @@
 //!
 //! Client and server are two processes that share the machine's cores. Beside the client stands
 //! a bare socket reader, which parses nothing: what the machine allows. An error is the client's
-//! mean less the server's mean.
+//! mean less the server's mean. A stream's first request opens its connection, which a server
+//! accepts when it comes to that: time that the client's user waits and the server does not see.
+//! So the client is judged by the requests on open connections; beside them stands the error of
+//! all.
 //!
 //! `cargo bench -p costmark-http --bench streams`, on a machine that has nothing else to do. Ends
 //! with 1 where a target is missed.
@@ -55,17 +58,22 @@ fn main() -> Result<ExitCode> {
          errors are mean(client) − mean(server)\n"
     );
     println!(
-        "| streams | reader | TTFT error ms | ITL error ms | ITL σ ms | server's σ ms | tok/s | \
+        "| streams | reader | TTFT error ms | on open connections | ITL error ms | ITL σ ms | server's σ ms | tok/s | \
          CPU µs/token | KiB/stream |"
     );
-    println!("|---:|---|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|");
     let mut verdicts = Vec::new();
     let wanted = |streams: u64| only.is_none_or(|only| only == streams);
     for (streams, allowed_ms) in LEVELS.into_iter().filter(|level| wanted(level.0)) {
         let bare = measure("bare", streams)?;
         let client = measure("client", streams)?;
         let at = |what: &str| format!("{what} at {streams}");
-        verdicts.push((at("TTFT error, ms"), client.ttft_error_ms, allowed_ms));
+        let error_ms = client.kept_ttft_error_ms;
+        verdicts.push((
+            at("TTFT error on open connections, ms"),
+            error_ms,
+            allowed_ms,
+        ));
         if streams == 500 {
             let off = (client.seen.itl_sd_ms - client.server_itl_sd_ms).abs();
             verdicts.push((at("ITL σ off the server's, ms"), off, 1.0));
@@ -98,6 +106,8 @@ fn main() -> Result<ExitCode> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Figures {
     ttft_ms: f64,
+    /// Without the first request of each stream, which opens the connection.
+    kept_ttft_ms: f64,
     itl_ms: f64,
     itl_sd_ms: f64,
     tokens_per_s: f64,
@@ -107,7 +117,7 @@ struct Figures {
 
 struct Compared {
     seen: Figures,
-    ttft_error_ms: f64,
+    kept_ttft_error_ms: f64,
     server_itl_sd_ms: f64,
 }
 
@@ -135,10 +145,11 @@ fn measure(reader: &str, streams: u64) -> Result<Compared> {
         return Err(format!("{reader} at {streams} streams: {said}").into());
     }
     let seen: Figures = serde_json::from_slice(&child.stdout)?;
-    let truth = truth(&server.truths());
-    let ttft_error_ms = seen.ttft_ms - truth.ttft.mean_ms();
+    let truth = truth(&server.truths(), streams);
+    let kept_ttft_error_ms = seen.kept_ttft_ms - truth.kept_ttft.mean_ms();
     println!(
-        "| {streams} | {reader} | {ttft_error_ms:.3} | {:.3} | {:.3} | {:.3} | {:.0} | {:.2} | {:.1} |",
+        "| {streams} | {reader} | {:.3} | {kept_ttft_error_ms:.3} | {:.3} | {:.3} | {:.3} | {:.0} | {:.2} | {:.1} |",
+        seen.ttft_ms - truth.ttft.mean_ms(),
         seen.itl_ms - truth.itl.mean_ms(),
         seen.itl_sd_ms,
         truth.itl.sd_ms(),
@@ -147,7 +158,7 @@ fn measure(reader: &str, streams: u64) -> Result<Compared> {
         seen.kib_per_stream,
     );
     Ok(Compared {
-        ttft_error_ms,
+        kept_ttft_error_ms,
         server_itl_sd_ms: truth.itl.sd_ms(),
         seen,
     })
@@ -184,24 +195,33 @@ impl Moments {
 #[derive(Debug, Default)]
 struct Latencies {
     ttft: Moments,
+    /// Of requests on a connection that was open.
+    kept_ttft: Moments,
     itl: Moments,
 }
 
 impl Latencies {
     /// A token at `at_ns` of a request whose token before, or sending, was at `last_ns`.
-    fn token(&mut self, first: bool, last_ns: u64, at_ns: u64) {
+    fn token(&mut self, first: bool, kept: bool, last_ns: u64, at_ns: u64) {
+        let took_ns = at_ns.saturating_sub(last_ns);
         let moments = if first { &mut self.ttft } else { &mut self.itl };
-        moments.add(at_ns.saturating_sub(last_ns));
+        moments.add(took_ns);
+        if first && kept {
+            self.kept_ttft.add(took_ns);
+        }
     }
 }
 
-fn truth(truths: &[Truth]) -> Latencies {
+/// The first `streams` of them opened their connections.
+fn truth(truths: &[Truth], streams: u64) -> Latencies {
     let mut latencies = Latencies::default();
-    for truth in truths.iter().filter(|t| t.tokens.len() == TOKENS as usize) {
+    let whole = truths.iter().filter(|t| t.tokens.len() == TOKENS as usize);
+    for (index, truth) in whole.enumerate() {
+        let kept = index as u64 >= streams;
         let mut last = Duration::ZERO;
         for (i, &at) in truth.tokens.iter().enumerate() {
             let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-            latencies.token(i == 0, ns(last), ns(at));
+            latencies.token(i == 0, kept, ns(last), ns(at));
             last = at;
         }
     }
@@ -244,6 +264,7 @@ fn figures(
 ) -> Figures {
     Figures {
         ttft_ms: seen.ttft.mean_ms(),
+        kept_ttft_ms: seen.kept_ttft.mean_ms(),
         itl_ms: seen.itl.mean_ms(),
         itl_sd_ms: seen.itl.sd_ms(),
         tokens_per_s: tokens as f64 / took.as_secs_f64(),
@@ -282,7 +303,7 @@ fn client(url: &str, streams: u64) -> Result<Figures> {
                     let (first, last_ns) = last
                         .insert(token.request, (false, token.at_ns))
                         .ok_or("a token before its request")?;
-                    seen.token(first, last_ns, token.at_ns);
+                    seen.token(first, token.request >= streams, last_ns, token.at_ns);
                     tokens += u64::from(token.tokens);
                 }
                 Event::Finished { request: id, .. } => {
@@ -330,7 +351,11 @@ fn bare(url: &str, streams: u64) -> Result<Figures> {
         let (mut seen, mut tokens, mut middle) = (Latencies::default(), 0, None);
         for task in tasks {
             let (stream, n) = task.await?.map_err(|error| error.to_string())?;
-            for (all, one) in [(&mut seen.ttft, stream.ttft), (&mut seen.itl, stream.itl)] {
+            for (all, one) in [
+                (&mut seen.ttft, stream.ttft),
+                (&mut seen.kept_ttft, stream.kept_ttft),
+                (&mut seen.itl, stream.itl),
+            ] {
                 all.n += one.n;
                 all.sum_ms += one.sum_ms;
                 all.squares += one.squares;
@@ -365,7 +390,7 @@ async fn bare_stream(address: String, clock: Instant) -> std::io::Result<(Latenc
     let (mut latencies, mut tokens) = (Latencies::default(), 0);
     let mut socket = None;
     let mut buffer = vec![0; 16 << 10];
-    for _ in 0..REQUESTS_PER_STREAM {
+    for index in 0..REQUESTS_PER_STREAM {
         let mut last_ns = now_ns();
         let socket = match &mut socket {
             Some(socket) => socket,
@@ -386,7 +411,7 @@ async fn bare_stream(address: String, clock: Instant) -> std::io::Result<(Latenc
             let bytes = &buffer[..n];
             // The server writes each event at once, so this word is not cut.
             for _ in bytes.windows(TOKEN.len()).filter(|w| *w == TOKEN) {
-                latencies.token(first, last_ns, at_ns);
+                latencies.token(first, index > 0, last_ns, at_ns);
                 (first, last_ns) = (false, at_ns);
                 tokens += 1;
             }
