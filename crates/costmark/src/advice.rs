@@ -1,6 +1,8 @@
 //! What a reader must know about a run, and what the user could do for a better one.
 
-use costmark_econ::PriceChoice;
+use std::collections::BTreeMap;
+
+use costmark_econ::{PriceBasis, PriceChoice};
 use costmark_report::document::{AdviceDocument, GpuDocument, RunDocument, UnitDocument};
 use costmark_report::numbers::percent;
 
@@ -26,6 +28,7 @@ pub(crate) fn notes(document: &RunDocument, price: &PriceChoice) -> Vec<String> 
         );
     }
     notes.extend(price.caveats());
+    notes.extend(rented_beyond(document, price));
     let counted = document.units.iter().filter(|u| u.usable);
     for note in counted.filter_map(|u| u.cost_note.as_ref()) {
         let text = format!("Cost is not split between input and output: {note}.");
@@ -118,57 +121,89 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
 /// Share of samples from which it is told that a GPU was slowed.
 const SLOWED: f64 = 0.01;
 
-/// What kept the GPU from what it can do.
+/// What kept GPUs from what they can do.
 fn gpu_advice(document: &RunDocument) -> Vec<(&'static str, String)> {
-    let gpus = || {
-        let units = document.units.iter().filter(|u| u.usable);
-        units.filter_map(|u| u.machine?.gpu)
-    };
-    let worst = |of: fn(&GpuDocument) -> Option<f64>| {
-        let shares = gpus().filter_map(|gpu| of(&gpu));
-        shares.reduce(f64::max).filter(|&share| share > SLOWED)
-    };
     let mut list = Vec::new();
-    if let Some(share) = worst(|gpu| gpu.heat_throttled_share) {
+    if let Some((gpus, share)) = slowed(document, |gpu| gpu.heat_throttled_share) {
         list.push((
             "gpu_heat",
-            format!(
-                "the GPU was slowed by heat in up to {} of a unit; cool it better and run again",
-                percent(share)
-            ),
+            format!("heat slowed {gpus} in up to {share} of a unit; cool better and run again"),
         ));
     }
-    if let Some(share) = worst(|gpu| gpu.hardware_throttled_share) {
+    if let Some((gpus, share)) = slowed(document, |gpu| gpu.hardware_throttled_share) {
         list.push((
             "gpu_hardware",
             format!(
-                "the GPU's hardware slowed it in up to {} of a unit (power brake, too much \
-                 current, or another GPU it is tied to); `nvidia-smi -q -d PERFORMANCE` says which",
-                percent(share)
+                "hardware slowed {gpus} in up to {share} of a unit (power brake, too much current, \
+                 or another GPU it is tied to); `nvidia-smi -q -d PERFORMANCE` says which"
             ),
         ));
     }
-    if let Some(share) = worst(|gpu| gpu.power_throttled_share) {
+    if let Some((gpus, share)) = slowed(document, |gpu| gpu.power_throttled_share) {
         list.push((
             "gpu_power",
             format!(
-                "the power limit held the GPU's clocks down in up to {} of a unit; a machine with \
-                 another limit gives other figures",
-                percent(share)
+                "the power limit held the clocks of {gpus} down in up to {share} of a unit; a \
+                 machine with another limit gives other figures"
             ),
         ));
     }
-    let others = gpus().filter_map(|gpu| gpu.max_other_processes).max();
-    if let Some(others) = others.filter(|&n| n > 0) {
+    let others = |gpu: &GpuDocument| gpu.max_other_processes.map(f64::from);
+    if let Some((gpus, others)) = worst(document, others, 0.0) {
         list.push((
             "gpu_shared",
             format!(
-                "{others} other processes held memory of the GPU (nvidia-smi shows which); stop \
+                "{others} other processes held memory of {gpus} (nvidia-smi shows which); stop \
                  them and run again"
             ),
         ));
     }
     list
+}
+
+/// The GPUs of which this share of samples is worth telling, by name, and the greatest share.
+fn slowed(document: &RunDocument, of: fn(&GpuDocument) -> Option<f64>) -> Option<(String, String)> {
+    let (gpus, share) = worst(document, of, SLOWED)?;
+    Some((gpus, percent(share)))
+}
+
+/// The GPUs for which a figure was over `least` in some unit, by name, and the greatest of them.
+fn worst(
+    document: &RunDocument,
+    of: fn(&GpuDocument) -> Option<f64>,
+    least: f64,
+) -> Option<(String, f64)> {
+    let mut by_gpu: BTreeMap<Option<u32>, f64> = BTreeMap::new();
+    let units = document.units.iter().filter(|u| u.usable);
+    for gpu in units
+        .filter_map(|u| u.machine.as_ref())
+        .flat_map(|m| m.all_gpus())
+    {
+        if let Some(figure) = of(gpu).filter(|&figure| figure > least) {
+            let worst = by_gpu.entry(gpu.cuda).or_insert(figure);
+            *worst = worst.max(figure);
+        }
+    }
+    let names: Vec<String> = by_gpu.keys().map(|cuda| gpu_name(*cuda)).collect();
+    let worst = by_gpu.into_values().reduce(f64::max)?;
+    Some((names.join(", "), worst))
+}
+
+fn gpu_name(cuda: Option<u32>) -> String {
+    cuda.map_or_else(|| "the GPU".into(), |n| format!("cuda:{n}"))
+}
+
+/// Accelerators that are paid for and were not used, of a machine that was named.
+fn rented_beyond(document: &RunDocument, price: &PriceChoice) -> Option<String> {
+    let used = document.backends.iter().map(|b| b.replicas).max()?;
+    let rented = price.price.accelerator_count;
+    let is_named = matches!(price.basis, PriceBasis::Book { .. });
+    (is_named && used > 1 && used < rented).then(|| {
+        format!(
+            "The price is that of a whole machine with {rented} accelerators, of which {used} were \
+             used."
+        )
+    })
 }
 
 /// Who they were, in brackets.
