@@ -1,5 +1,7 @@
 //! A run on two replicas: the same as on one, twice at the same time.
 
+#![allow(clippy::unwrap_used)] // clippy.toml's leave covers #[test] functions, not their helpers.
+
 mod common;
 
 use costmark_report::document::{DatasheetDocument, DatasheetUse, RunDocument, UnitDocument};

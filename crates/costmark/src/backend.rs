@@ -381,7 +381,86 @@ impl Needed<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Parser;
+    use costmark_core::{Event, Request, Sampling};
+
     use super::*;
+    use crate::args::{Cli, Command};
+    use crate::plan::Plan;
+
+    const TINY: &str = r#"{
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 256,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "tie_word_embeddings": true, "attention_bias": false, "torch_dtype": "bfloat16",
+        "eos_token_id": 255
+    }"#;
+
+    /// The way of several GPUs, with the CPU in their place.
+    #[test]
+    fn an_engine_on_each_device_serves_from_one_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), TINY).unwrap();
+        let model = folder.path().to_str().unwrap();
+        let typed = [
+            "costmark",
+            "run",
+            "--weights",
+            "synthetic",
+            "--dtype",
+            "f32",
+        ];
+        let typed = [&typed[..], &["--model", model]].concat();
+        let Some(Command::Run(args)) = Cli::parse_from(typed).command else {
+            panic!("not a run");
+        };
+        let mut plan = Plan::resolve(&args, 1).unwrap();
+        plan.engine.devices = DevicesPlan::cpus(3);
+        let opened = open(&plan.models[0], &plan.engine, Progress::new(true)).unwrap();
+        assert_eq!(opened.shape().map(|s| s.vocab_size), Some(256));
+        let demand = Demand {
+            // Two for each.
+            sequences: Some(5),
+            tokens_per_sequence: 32,
+        };
+        let clock = MonotonicClock::start();
+        let mut backend = start(opened, &plan.engine, demand, clock).unwrap();
+        let info = backend.info();
+        assert_eq!((info.replicas, info.max_sequences), (3, 6));
+        assert!(info.device.starts_with("3 × "), "{}", info.device);
+        // Each holds what two of the longest need and the scheduler's spare blocks.
+        assert_eq!(info.kv_capacity_tokens, 3 * 2 * (32 + 16));
+        for id in 0..9 {
+            let request = Request {
+                id,
+                prompt: vec![id as u32 + 1; 5],
+                max_tokens: 4,
+                ignore_eos: true,
+                sampling: Sampling::Greedy,
+                logprobs: None,
+            };
+            backend.submit(request).unwrap();
+        }
+        let (mut events, mut replicas, mut ended) = (Vec::new(), BTreeSet::new(), 0);
+        while ended < 9 {
+            backend.poll(None, &mut events).unwrap();
+            for event in events.drain(..) {
+                match event {
+                    Event::Step(step) => _ = replicas.insert(step.replica),
+                    Event::Finished { usage, .. } => {
+                        assert_eq!(usage.output_tokens, 4);
+                        ended += 1;
+                    }
+                    Event::Failed { error, .. } => panic!("{error}"),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(replicas, BTreeSet::from([0, 1, 2]));
+    }
 
     #[test]
     fn replicas_are_of_one_kind() {

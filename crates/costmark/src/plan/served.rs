@@ -171,6 +171,15 @@ impl DevicesPlan {
         }
     }
 
+    /// So many times the CPU, to test what GPUs would do.
+    #[cfg(test)]
+    pub(crate) fn cpus(n: usize) -> Self {
+        Self {
+            all: vec![DeviceArg::Cpu; n],
+            name: format!("cpu × {n}"),
+        }
+    }
+
     pub(crate) fn all(&self) -> &[DeviceArg] {
         &self.all
     }
