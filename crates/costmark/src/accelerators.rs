@@ -199,7 +199,7 @@ fn mean_rate(rates: &[RateDocument]) -> RateDocument {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use costmark_probe::gpu::GpuSample;
+    use costmark_probe::gpu::{GpuError, GpuReading, GpuSample, GpuSource, watch};
 
     fn rate(best: f64) -> RateDocument {
         RateDocument {
@@ -278,6 +278,36 @@ mod tests {
         let (gpus, joules) = together(&[(2, summary(300.0, true))]);
         assert!((joules.unwrap() - 30.0).abs() < 1e-9);
         assert_eq!(gpus[0].cuda, None);
+    }
+
+    /// A GPU that draws as many watts as its index says.
+    struct Fake;
+
+    impl GpuSource for Fake {
+        fn gpus(&self) -> Result<Vec<Gpu>, GpuError> {
+            Ok(Vec::new())
+        }
+
+        fn read(&self, index: u32) -> GpuReading {
+            GpuReading {
+                power_w: Some(f64::from(index)),
+                ..GpuReading::default()
+            }
+        }
+    }
+
+    #[test]
+    fn lines_of_several_say_whose_they_are() {
+        let sampler = |index| watch(Box::new(Fake), index).0;
+        let mut one = Samplers(vec![(None, sampler(100))]);
+        let (only, several) = one.lines(7);
+        assert_eq!(only.unwrap().power_w, Some(100.0));
+        assert_eq!((only.unwrap().cuda, several), (None, Vec::new()));
+        let mut two = Samplers(vec![(Some(3), sampler(100)), (Some(6), sampler(200))]);
+        let (only, several) = two.lines(7);
+        assert_eq!(only, None);
+        let told: Vec<_> = several.iter().map(|l| (l.cuda, l.power_w)).collect();
+        assert_eq!(told, [(Some(3), Some(100.0)), (Some(6), Some(200.0))]);
     }
 
     #[test]

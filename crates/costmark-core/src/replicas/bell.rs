@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// Wakes its [`Waiting`]. Copies ring the same one.
+/// Wakes whoever waits for several backends at once. Copies ring the same one.
 ///
 /// It also rings when it is dropped, so that a thread that ends for whatever reason is looked
 /// after at once: keep it where it is dropped after what its owner has to tell.
