@@ -54,6 +54,7 @@ fn metrics(c: &mut Criterion) {
         requests: &requests,
         background: &[],
         steps: &[],
+        replicas: 1,
         roofline: None,
         slo: None,
     };

@@ -111,6 +111,7 @@ fn summarise(run: &UnitRun) -> costmark_metrics::UnitSummary {
         requests: &run.requests,
         background: &run.background,
         steps: &[],
+        replicas: 1,
         roofline: None,
         slo: None,
     };

@@ -93,6 +93,8 @@ pub struct BackendInfo {
     pub kv_dtype: String,
     /// Where it runs, e.g. `cpu (2 threads)`.
     pub device: String,
+    /// Engines that serve side by side, each with the whole model; 1 as a rule.
+    pub replicas: u32,
     /// The software that computes, with version.
     pub software: String,
     /// Dimensions of the model, where known.
@@ -101,11 +103,11 @@ pub struct BackendInfo {
     pub work: Option<ModelWork>,
     /// Longest prompt plus output one request may have, in tokens.
     pub max_context: u32,
-    /// Most sequences in one step.
+    /// Most sequences in one step, summed over replicas.
     pub max_sequences: u32,
-    /// Tokens that fit into the KV cache over all sequences.
+    /// Tokens that fit into the KV cache over all sequences, summed over replicas.
     pub kv_capacity_tokens: u64,
-    /// Bytes held by weights.
+    /// Bytes held by weights, summed over replicas.
     pub weight_bytes: u64,
     /// Conversions and other facts a reader of the result must know.
     pub notes: Vec<String>,

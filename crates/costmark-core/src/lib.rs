@@ -11,6 +11,7 @@ pub mod backend;
 pub mod clock;
 pub mod interval;
 pub mod mock;
+pub mod replicas;
 pub mod request;
 pub mod shape;
 pub mod step;
@@ -23,6 +24,7 @@ pub use backend::{
 };
 pub use clock::{Clock, MonotonicClock};
 pub use interval::Interval;
+pub use replicas::{Bell, Replica, Replicas};
 pub use request::{
     ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId, RequestRecord, Sampling,
 };

@@ -22,6 +22,7 @@ use crate::backend::{
     Backend, BackendError, BackendInfo, BackendKind, Event, TokenEvent, TokenRun, Usage,
 };
 use crate::clock::{Clock, MonotonicClock};
+use crate::replicas::{Bell, Replica};
 use crate::request::{ErrorClass, FinishReason, Request, RequestError, RequestId};
 use crate::token_times::Span;
 
@@ -134,6 +135,7 @@ impl MockBackend {
             weight_dtype: "none".into(),
             kv_dtype: "none".into(),
             device: "none".into(),
+            replicas: 1,
             software: concat!("costmark mock ", env!("CARGO_PKG_VERSION")).into(),
             shape: None,
             work: None,
@@ -435,5 +437,17 @@ impl Backend for MockBackend {
 
     fn simulates_time(&self) -> bool {
         matches!(self.time, MockTime::Virtual)
+    }
+}
+
+impl Replica for MockBackend {
+    /// It has no thread of its own, and announces all it will tell.
+    fn ring(&mut self, _: Bell) {}
+
+    fn due_ns(&self) -> Option<u64> {
+        if !self.cancelled.is_empty() {
+            return Some(self.now_ns());
+        }
+        self.due.peek().map(|Reverse((due_ns, ..))| *due_ns)
     }
 }

@@ -65,8 +65,11 @@ impl StepPart {
 /// One forward pass, as the backend saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Counts from 0 in each backend.
+    /// Counts from 0 in each backend, of several replicas in each of them.
     pub index: u64,
+    /// Which of several replicas ran it, from 0; 0 where there is one. Steps of one replica
+    /// never overlap, those of different ones do.
+    pub replica: u32,
     /// Begin of scheduling.
     pub start_ns: u64,
     /// After sampling, with the device synchronised.

@@ -93,7 +93,7 @@ impl ModelWork {
     }
 }
 
-/// Measured peaks of a machine.
+/// Measured peaks of a machine; of one replica where several serve side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Roofline {

@@ -1,7 +1,7 @@
 //! Where the time of a window went: prefill, attention to cached context, decode, idle.
 //!
 //! Times are *engine step times*, which never overlap, not sums over requests, which do
-//! under batching.
+//! under batching. Several replicas are one machine: each step counts with its share of it.
 
 use costmark_core::{ModelWork, Roofline, StepPart, StepRecord};
 use serde::{Deserialize, Serialize};
@@ -107,9 +107,10 @@ fn ratio(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
-/// Splits the time of the window `[start_ns, end_ns)` by phase.
+/// Splits the time of the window `[start_ns, end_ns)` by phase. The roofline is one replica's.
 ///
-/// - A step counts with the part of it that lies inside the window.
+/// - A step counts with the part of it that lies inside the window, and of `replicas` that ran
+///   side by side with 1 ÷ `replicas` of that: it kept so much of the machine.
 /// - A step that mixes phases is split in proportion to what each part would take alone:
 ///   the larger of its bytes over bandwidth and its FLOPs over arithmetic rate
 ///   ([`ModelWork::part_alone`], [`Roofline::seconds`]).
@@ -124,6 +125,7 @@ pub fn phase_times(
     steps: &[StepRecord],
     start_ns: u64,
     end_ns: u64,
+    replicas: u32,
     work: &ModelWork,
     roofline: &Roofline,
 ) -> Result<PhaseTimes, Undefined> {
@@ -146,7 +148,7 @@ pub fn phase_times(
             .end_ns
             .min(end_ns)
             .saturating_sub(step.start_ns.max(start_ns));
-        let inside_s = seconds(inside_ns);
+        let inside_s = seconds(inside_ns) / f64::from(replicas.max(1));
         let prefill_share = match (step.prefill.tokens > 0, step.decode.tokens > 0) {
             (false, false) => continue,
             (true, false) => 1.0,

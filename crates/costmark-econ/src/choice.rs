@@ -42,6 +42,23 @@ pub enum PriceBasis {
         /// The dearest.
         high_usd_per_hour: f64,
     },
+    /// Nobody stated a price: a whole instance with as many accelerators like this machine's, or
+    /// with the next larger number there is; the one in the middle of all that are offered on
+    /// demand.
+    WithAccelerators {
+        /// The accelerator, as the book calls it.
+        accelerator: String,
+        /// How many of them this run used.
+        used: u32,
+        /// Reference of the instance.
+        instance: String,
+        /// Offers with as many accelerators.
+        offers: u32,
+        /// The cheapest of them, USD per hour.
+        low_usd_per_hour: f64,
+        /// The dearest.
+        high_usd_per_hour: f64,
+    },
 }
 
 /// A price and its basis.
@@ -124,6 +141,19 @@ impl PriceChoice {
                  middle of {offers} on-demand offers (${low_usd_per_hour:.2} to \
                  ${high_usd_per_hour:.2}), as of {as_of} ({source})"
             ),
+            PriceBasis::WithAccelerators {
+                accelerator,
+                instance,
+                offers,
+                low_usd_per_hour,
+                high_usd_per_hour,
+                ..
+            } => format!(
+                "${usd_per_hour:.2}/h by default: {instance}, a whole machine with {} × \
+                 {accelerator}, the middle of {offers} on-demand offers (${low_usd_per_hour:.2} to \
+                 ${high_usd_per_hour:.2}), as of {as_of} ({source})",
+                self.price.accelerator_count
+            ),
         }
     }
 
@@ -149,6 +179,24 @@ impl PriceChoice {
                 "No price was given, so this machine is priced as one {accelerator} of {instance}: \
                  a guess from the GPU's name. Give --price USD_PER_HOUR or --instance \
                  PROVIDER/NAME for its real price."
+            ));
+        }
+        if let PriceBasis::WithAccelerators {
+            accelerator,
+            used,
+            instance,
+            ..
+        } = &self.basis
+        {
+            let count = self.price.accelerator_count;
+            let in_part = match *used < count {
+                true => format!(", of which {used} were used"),
+                false => String::new(),
+            };
+            caveats.push(format!(
+                "No price was given, so this machine is priced as {instance}, with {count} × \
+                 {accelerator}{in_part}: a guess from the GPUs' name. Give --price USD_PER_HOUR or \
+                 --instance PROVIDER/NAME for its real price."
             ));
         }
         if let Some(reason) = &self.price.suspect {

@@ -25,6 +25,7 @@ const ROOFLINE: Roofline = Roofline {
 fn step(start_ns: u64, end_ns: u64, prefill: StepPart, decode: StepPart) -> StepRecord {
     StepRecord {
         index: 0,
+        replica: 0,
         start_ns,
         end_ns,
         schedule_ns: 0,
@@ -75,7 +76,7 @@ fn pure_steps_and_idle_time_by_hand() {
         step(0, 30, prefill_of(64, 0, 0), NONE),
         step(30, 90, NONE, decode_of(4, 64)),
     ];
-    let times = phase_times(&steps, 0, 100, &WORK, &ROOFLINE).unwrap();
+    let times = phase_times(&steps, 0, 100, 1, &WORK, &ROOFLINE).unwrap();
     assert_eq!(times.prefill_s, 30e-9);
     assert_eq!(times.decode_s, 60e-9);
     assert!(close(times.idle_s, 10e-9, 1e-9));
@@ -93,7 +94,7 @@ fn a_mixed_step_is_split_by_what_its_parts_take_alone() {
     // Decode alone: bound by bytes: weights, 4 x (101 read + 1 written) KV entries over 1e10.
     let decode_s = (1e7 + 4.0 * 102.0 * 1e3) / 1e10;
     let mixed = step(0, 1_000_000, prefill_of(100, 0, 0), decode_of(4, 100));
-    let times = phase_times(&[mixed], 0, 1_000_000, &WORK, &ROOFLINE).unwrap();
+    let times = phase_times(&[mixed], 0, 1_000_000, 1, &WORK, &ROOFLINE).unwrap();
     let share = prefill_s / (prefill_s + decode_s);
     assert!(close(times.prefill_share().unwrap(), share, 1e-12));
     assert_eq!(times.mixed_share(), Some(1.0));
@@ -107,7 +108,7 @@ fn cached_context_is_charged_for_the_attention_it_takes() {
     let part = prefill_of(10, 1000, 1000);
     let alone_s = ((1e7 + 1020.0 * 1e3) / 1e10_f64).max((10.0 * 1e7 + 10_055.0 * 1e3) / 1e11);
     let cached_s = (1000.0 * 1e3 / 1e10_f64).max(10_000.0 * 1e3 / 1e11);
-    let times = phase_times(&[step(0, 1000, part, NONE)], 0, 1000, &WORK, &ROOFLINE).unwrap();
+    let times = phase_times(&[step(0, 1000, part, NONE)], 0, 1000, 1, &WORK, &ROOFLINE).unwrap();
     assert!(close(times.cached_s, 1e-6 * cached_s / alone_s, 1e-12));
     let tokens = WindowTokens {
         input: 1010,
@@ -132,7 +133,7 @@ fn steps_count_with_the_part_inside_the_window() {
         step(100, 200, NONE, decode_of(1, 64)),
         step(200, 300, NONE, decode_of(1, 65)),
     ];
-    let times = phase_times(&steps, 75, 225, &WORK, &ROOFLINE).unwrap();
+    let times = phase_times(&steps, 75, 225, 1, &WORK, &ROOFLINE).unwrap();
     assert!(close(times.prefill_s, 25e-9, 1e-12));
     assert!(close(times.decode_s, 125e-9, 1e-12));
     assert!(times.idle_s.abs() < 1e-18);
@@ -142,7 +143,7 @@ fn steps_count_with_the_part_inside_the_window() {
 fn what_can_not_be_told_says_why() {
     let steps = [step(0, 100, prefill_of(8, 0, 0), NONE)];
     let times = |steps: &[StepRecord], end, roofline: Roofline| {
-        phase_times(steps, 0, end, &WORK, &roofline)
+        phase_times(steps, 0, end, 1, &WORK, &roofline)
     };
     assert_eq!(times(&steps, 0, ROOFLINE), Err(Undefined::EmptyWindow));
     assert_eq!(times(&[], 100, ROOFLINE), Err(Undefined::NoSteps));
@@ -250,6 +251,24 @@ fn a_published_production_day() {
     ));
 }
 
+/// Two replicas at once are one machine: each step keeps half of it.
+#[test]
+fn steps_of_replicas_share_the_window() {
+    let (prefill, decode) = (prefill_of(64, 0, 0), decode_of(4, 64));
+    let steps = [
+        step(0, 60, prefill, NONE),
+        step(20, 80, NONE, decode),
+        step(80, 100, NONE, decode),
+    ];
+    let times = phase_times(&steps, 0, 100, 2, &WORK, &ROOFLINE).unwrap();
+    let near = |a: f64, ns: f64| (a - ns / 1e9).abs() < 1e-18;
+    assert!(near(times.prefill_s, 30.0) && near(times.decode_s, 40.0));
+    assert!(near(times.idle_s, 30.0) && near(times.window_s, 100.0));
+    // On one machine they could not have been.
+    let alone = phase_times(&steps, 0, 100, 1, &WORK, &ROOFLINE);
+    assert_eq!(alone, Err(Undefined::OverlappingSteps));
+}
+
 /// Steps one after another with gaps between, of every kind.
 fn step_log() -> impl Strategy<Value = Vec<StepRecord>> {
     let part = (0u32..200, 0u32..500, 0u32..16);
@@ -288,7 +307,7 @@ proptest! {
         let last = steps.last().unwrap().end_ns as f64;
         let (start_ns, end_ns) = ((from * last) as u64, (to * last) as u64);
         prop_assume!(end_ns > start_ns);
-        let times = match phase_times(&steps, start_ns, end_ns, &WORK, &ROOFLINE) {
+        let times = match phase_times(&steps, start_ns, end_ns, 1, &WORK, &ROOFLINE) {
             Ok(times) => times,
             Err(Undefined::NoSteps) => return Ok(()),
             Err(other) => return Err(TestCaseError::fail(other.to_string())),
@@ -318,7 +337,7 @@ proptest! {
     fn two_halves_make_the_window(steps in step_log(), cut in 0.05f64..0.95) {
         let end_ns = steps.last().unwrap().end_ns;
         let cut_ns = (cut * end_ns as f64) as u64;
-        let times = |from, to| phase_times(&steps, from, to, &WORK, &ROOFLINE);
+        let times = |from, to| phase_times(&steps, from, to, 1, &WORK, &ROOFLINE);
         let (Ok(whole), Ok(a), Ok(b)) = (times(0, end_ns), times(0, cut_ns), times(cut_ns, end_ns))
         else {
             return Ok(());

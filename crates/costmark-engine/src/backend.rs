@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use costmark_core::{
-    Backend, BackendError, BackendInfo, BackendKind, Clock, ErrorClass, Event, MonotonicClock,
-    Request, RequestError, RequestId,
+    Backend, BackendError, BackendInfo, BackendKind, Bell, Clock, ErrorClass, Event,
+    MonotonicClock, Replica, Request, RequestError, RequestId,
 };
 
 use crate::checkpoint::Checkpoint;
@@ -62,12 +62,31 @@ pub struct EngineBackend {
 enum Command {
     Submit(Request),
     Cancel(RequestId),
+    Ring(Bell),
 }
 
 enum Message {
     Events(Vec<Event>),
     /// The engine ended with these last events.
     Fatal(Vec<Event>, BackendError),
+}
+
+/// Where the thread puts what it has to tell.
+struct Outbox {
+    messages: Sender<Message>,
+    /// Rung after each of them; dropped after the channel, so that its end is heard too.
+    bell: Option<Bell>,
+}
+
+impl Outbox {
+    /// `false` when nobody listens any more.
+    fn put(&self, message: Message) -> bool {
+        let is_heard = self.messages.send(message).is_ok();
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
+        is_heard
+    }
 }
 
 impl EngineBackend {
@@ -115,10 +134,14 @@ impl EngineBackend {
     ) -> Result<Self> {
         let info = info(&core, description, options);
         let (commands, inbox) = mpsc::channel();
-        let (outbox, messages) = mpsc::channel();
+        let (sender, messages) = mpsc::channel();
+        let outbox = Outbox {
+            messages: sender,
+            bell: None,
+        };
         let thread = std::thread::Builder::new()
             .name("costmark-engine".into())
-            .spawn(move || serve(core, &inbox, &outbox))
+            .spawn(move || serve(core, &inbox, outbox))
             .map_err(|e| EngineError::Run(format!("the system refuses a thread: {e}")))?;
         Ok(Self {
             info,
@@ -230,6 +253,18 @@ impl Backend for EngineBackend {
     }
 }
 
+impl Replica for EngineBackend {
+    fn ring(&mut self, bell: Bell) {
+        // A dead engine says so in the next submit or poll.
+        let _ = self.send(Command::Ring(bell));
+    }
+
+    /// When a step will end is not known.
+    fn due_ns(&self) -> Option<u64> {
+        None
+    }
+}
+
 impl Drop for EngineBackend {
     fn drop(&mut self) {
         // Closing the channel ends the thread after its current step.
@@ -250,6 +285,7 @@ fn info(core: &EngineCore, description: ModelDescription, options: &EngineOption
         weight_dtype: decoder.weight_dtype(),
         kv_dtype: options.kv_dtype.name().into(),
         device: device::name(decoder.device()),
+        replicas: 1,
         software: concat!("costmark engine ", env!("CARGO_PKG_VERSION")).into(),
         shape: Some(decoder.config().shape),
         work: Some(*core.work()),
@@ -262,18 +298,18 @@ fn info(core: &EngineCore, description: ModelDescription, options: &EngineOption
 }
 
 /// The engine thread. Ends when the driver hangs up or the engine cannot go on.
-fn serve(mut core: EngineCore, inbox: &Receiver<Command>, outbox: &Sender<Message>) {
+fn serve(mut core: EngineCore, inbox: &Receiver<Command>, mut outbox: Outbox) {
     loop {
         let mut events = Vec::new();
         if core.is_idle() {
             match inbox.recv() {
-                Ok(command) => obey(&mut core, command, &mut events),
+                Ok(command) => obey(&mut core, command, &mut outbox, &mut events),
                 Err(_) => return,
             }
         }
         loop {
             match inbox.try_recv() {
-                Ok(command) => obey(&mut core, command, &mut events),
+                Ok(command) => obey(&mut core, command, &mut outbox, &mut events),
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return,
             }
@@ -285,16 +321,16 @@ fn serve(mut core: EngineCore, inbox: &Receiver<Command>, outbox: &Sender<Messag
                 message: message.clone(),
             };
             core.fail_all(&failure, &mut events);
-            let _ = outbox.send(Message::Fatal(events, BackendError::new(message)));
+            outbox.put(Message::Fatal(events, BackendError::new(message)));
             return;
         }
-        if !events.is_empty() && outbox.send(Message::Events(events)).is_err() {
+        if !events.is_empty() && !outbox.put(Message::Events(events)) {
             return;
         }
     }
 }
 
-fn obey(core: &mut EngineCore, command: Command, events: &mut Vec<Event>) {
+fn obey(core: &mut EngineCore, command: Command, outbox: &mut Outbox, events: &mut Vec<Event>) {
     match command {
         Command::Submit(request) => {
             if let Err(error) = core.add_request(&request) {
@@ -306,9 +342,14 @@ fn obey(core: &mut EngineCore, command: Command, events: &mut Vec<Event>) {
             }
         }
         Command::Cancel(id) => events.extend(core.cancel(id)),
+        Command::Ring(bell) => outbox.bell = Some(bell),
     }
 }
 
 #[cfg(test)]
 #[path = "backend_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "replicas_tests.rs"]
+mod replicas_tests;

@@ -153,7 +153,7 @@ impl Ops for Broken {
     }
 }
 
-fn broken(panics: bool) -> EngineBackend {
+pub(super) fn broken(panics: bool) -> EngineBackend {
     let (options, clock) = (EngineOptions::default(), MonotonicClock::start());
     let decoder = test_model::decoder(Family::Llama);
     let ops = Box::new(Broken { panics });

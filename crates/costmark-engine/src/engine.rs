@@ -233,6 +233,7 @@ impl EngineCore {
         let work = self.work.step(&prefill, &decode);
         events.push(Event::Step(StepRecord {
             index: self.next_index,
+            replica: 0,
             start_ns,
             end_ns,
             schedule_ns: scheduled_ns - start_ns,

@@ -66,7 +66,7 @@ pub(crate) fn advise(level: &LevelSummary, units: &[UnitSummary]) -> Vec<Advice>
     add(AdviceCode::ClientLimited, client_limited(level, units));
     add(AdviceCode::HighVariation, high_variation(level));
     add(AdviceCode::Preemptions, preemptions(units));
-    add(AdviceCode::Queued, queued(level));
+    add(AdviceCode::Queued, queued(level, units));
     add(AdviceCode::ShortWindow, short_window(units));
     add(AdviceCode::TooFewSamples, too_few_samples(level));
     add(
@@ -188,13 +188,20 @@ fn preemptions(units: &[UnitSummary]) -> Option<String> {
     })
 }
 
-fn queued(level: &LevelSummary) -> Option<String> {
+fn queued(level: &LevelSummary, units: &[UnitSummary]) -> Option<String> {
     let (occupancy, in_flight) = (level.batch_occupancy?.value, level.concurrency.value);
+    let replicas = units.iter().filter_map(|u| u.steps).map(|s| s.replicas);
+    let replicas = replicas.max().unwrap_or(1);
     // Sequences between two steps are in flight but in no batch: some slack.
-    (occupancy < 0.8 * in_flight).then(|| {
+    (f64::from(replicas) * occupancy < 0.8 * in_flight).then(|| {
+        let of_each = match replicas {
+            1 => String::new(),
+            n => format!(" on each of {n} replicas"),
+        };
         format!(
-            "steps held {occupancy:.1} sequences while {in_flight:.1} requests were in flight; \
-             the others queued: raise --max-sequences or --kv-budget, or lower --concurrency"
+            "steps held {occupancy:.1} sequences{of_each} while {in_flight:.1} requests were in \
+             flight; the others queued: raise --max-sequences or --kv-budget, or lower \
+             --concurrency"
         )
     })
 }

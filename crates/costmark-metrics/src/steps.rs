@@ -10,13 +10,14 @@ use crate::window::Window;
 ///
 /// `mbu` = bytes that had to move ÷ (step time × measured peak read bandwidth);
 /// `mfu` = FLOPs that had to be done ÷ (step time × measured peak FLOP/s). Both are
-/// *modelled*, as fractions, and absent without measured peaks or without such steps.
+/// *modelled*, as fractions, and absent without measured peaks or without such steps. A step runs
+/// on one replica, and the peaks are one replica's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseSummary {
     /// Steps.
     pub steps: u64,
-    /// Time spent in them.
+    /// Time spent in them, summed over replicas.
     pub seconds: f64,
     /// Tokens run through the model.
     pub tokens: u64,
@@ -33,9 +34,14 @@ pub struct PhaseSummary {
 pub struct StepSummary {
     /// Steps that ended in the window.
     pub steps: u64,
-    /// Memory bandwidth use over the window, time between steps included. Modelled.
+    /// Replicas that ran them side by side; left out where there was one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub replicas: u32,
+    /// Memory bandwidth use over the window, time between steps included, of all replicas
+    /// together. Modelled.
     pub mbu: Option<f64>,
-    /// Arithmetic use over the window, time between steps included. Modelled.
+    /// Arithmetic use over the window, time between steps included, of all replicas together.
+    /// Modelled.
     pub mfu: Option<f64>,
     /// Steps with prompt work only.
     pub prefill: PhaseSummary,
@@ -53,8 +59,16 @@ pub struct StepSummary {
     pub preemptions: u64,
     /// Share of step time outside the forward pass: scheduling, sampling, bookkeeping.
     pub outside_forward_share: f64,
-    /// Share of the window outside any step.
+    /// Share of the window, of each replica, outside any step.
     pub idle_share: f64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 /// Sums over steps, each by the share of it that lies in the window.
@@ -102,10 +116,11 @@ impl Sums {
 }
 
 impl StepSummary {
-    /// Summarises the steps in `window`; `None` if there are none.
+    /// Summarises the steps of so many replicas in `window`; `None` if there are none.
     pub(crate) fn in_window(
         window: &Window,
         steps: &[StepRecord],
+        replicas: u32,
         roofline: Option<Roofline>,
     ) -> Option<Self> {
         let (mut all, mut prefill, mut decode, mut mixed) = <(Sums, Sums, Sums, Sums)>::default();
@@ -131,9 +146,12 @@ impl StepSummary {
         if all.seconds <= 0.0 {
             return None;
         }
-        let (mbu, mfu) = all.use_over(window.seconds, roofline);
+        // Steps of different replicas overlap: each replica has the whole window.
+        let replica_seconds = f64::from(replicas) * window.seconds;
+        let (mbu, mfu) = all.use_over(replica_seconds, roofline);
         Some(Self {
             steps: all.steps,
+            replicas,
             mbu,
             mfu,
             prefill: prefill.summary(roofline),
@@ -144,7 +162,7 @@ impl StepSummary {
             mixed_time_share: mixed.seconds / all.seconds,
             preemptions,
             outside_forward_share: (1.0 - forward_s / all.seconds).max(0.0),
-            idle_share: (1.0 - all.seconds / window.seconds).max(0.0),
+            idle_share: (1.0 - all.seconds / replica_seconds).max(0.0),
         })
     }
 }

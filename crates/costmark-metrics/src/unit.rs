@@ -28,7 +28,9 @@ pub struct UnitInput<'a> {
     pub background: &'a [RequestRecord],
     /// Steps, if the backend can see them. Those outside the window are ignored.
     pub steps: &'a [StepRecord],
-    /// Peaks measured nearest to this unit; without them there is no MBU and MFU.
+    /// Replicas that ran them side by side, at least 1.
+    pub replicas: u32,
+    /// Peaks of one replica measured nearest to this unit; without them there is no MBU and MFU.
     pub roofline: Option<Roofline>,
     /// Limits for goodput, if any were given.
     pub slo: Option<Slo>,
@@ -74,7 +76,7 @@ pub fn summarise(input: &UnitInput<'_>) -> UnitSummary {
         concurrency_target: input.concurrency,
         requests: RequestCounts::of(input.requests),
         latency: histograms.summaries(),
-        steps: StepSummary::in_window(&window, input.steps, input.roofline),
+        steps: StepSummary::in_window(&window, input.steps, input.replicas.max(1), input.roofline),
         goodput: input
             .slo
             .and_then(|slo| Goodput::of(slo, input.requests, &throughput)),

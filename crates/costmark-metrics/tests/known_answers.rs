@@ -34,6 +34,7 @@ fn summary(run: &Run, slo: Option<Slo>) -> UnitSummary {
         requests: &run.requests,
         background: &run.background,
         steps: &[],
+        replicas: 1,
         roofline: None,
         slo,
     })

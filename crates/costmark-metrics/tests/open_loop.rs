@@ -43,6 +43,7 @@ fn input(run: &Run) -> UnitInput<'_> {
         requests: &run.requests,
         background: &run.background,
         steps: &[],
+        replicas: 1,
         roofline: None,
         slo: None,
     }

@@ -98,6 +98,7 @@ proptest! {
             requests: &requests,
             background: &background,
             steps: &[],
+            replicas: 1,
             roofline: None,
             slo: None,
         });

@@ -18,6 +18,7 @@ fn step(start_ms: u64, ms: u64, prefill: u32, decode: u32, bytes: u64, flops: u6
     };
     StepRecord {
         index: 0,
+        replica: 0,
         start_ns: start_ms * MS,
         end_ns: (start_ms + ms) * MS,
         schedule_ns: 0,
@@ -35,6 +36,15 @@ fn step(start_ms: u64, ms: u64, prefill: u32, decode: u32, bytes: u64, flops: u6
 }
 
 fn summary(steps: &[StepRecord], end_ms: u64, roofline: Option<Roofline>) -> UnitSummary {
+    summary_of(1, steps, end_ms, roofline)
+}
+
+fn summary_of(
+    replicas: u32,
+    steps: &[StepRecord],
+    end_ms: u64,
+    roofline: Option<Roofline>,
+) -> UnitSummary {
     summarise(&UnitInput {
         concurrency: None,
         start_ns: 0,
@@ -42,6 +52,7 @@ fn summary(steps: &[StepRecord], end_ms: u64, roofline: Option<Roofline>) -> Uni
         requests: &[],
         background: &[],
         steps,
+        replicas,
         roofline,
         slo: None,
     })
@@ -125,4 +136,25 @@ fn preemptions_become_advice() {
     assert!(advice[0].message.contains("6 sequences") && advice[0].message.contains("--kv-budget"));
     assert_near(level.mbu.map(|i| i.value), 0.36);
     assert_near(level.decode_mbu.and_then(|i| i.high), 0.6);
+}
+
+/// Two of three replicas work at the same time; the third stands still.
+#[test]
+fn steps_of_replicas_overlap() {
+    let mut steps = three_kinds().to_vec();
+    steps.extend(three_kinds().map(|step| StepRecord { replica: 2, ..step }));
+    let found = summary_of(3, &steps, 100, Some(PEAKS));
+    let found = found.steps.expect("there are steps");
+    assert_eq!(found.replicas, 3);
+    // Of 3 × 0.1 s at 10 GB/s, 2 × 360 MB moved; of 30 GFLOP, 2 × 3.1 done.
+    assert_near(found.mbu, 0.24);
+    assert_near(found.mfu, 6.2 / 30.0);
+    // A step has one replica, and uses of it what it used before.
+    assert_near(found.decode.mbu, 0.12 / 0.2);
+    assert_near(found.prefill.mfu, 2.0 / 4.0);
+    assert_near(Some(found.decode.seconds), 0.04);
+    assert_near(Some(found.batch_occupancy), 2.5);
+    assert_near(Some(found.outside_forward_share), 0.1);
+    // 160 of 300 ms in steps.
+    assert_near(Some(found.idle_share), 1.0 - 160.0 / 300.0);
 }

@@ -22,6 +22,7 @@ fn summary(run: &Run) -> UnitSummary {
         requests: &run.requests,
         background: &run.background,
         steps: &[],
+        replicas: 1,
         roofline: None,
         slo: None,
     };

@@ -24,7 +24,9 @@ impl UnitCost {
             (_, []) => Err(Undefined::NoStepLog),
             (None, _) => Err(Undefined::NoModelWork),
             (Some((work, roofline)), _) => {
-                phase_times(steps, window.start_ns, window.end_ns, work, roofline)
+                let replicas = summary.steps.map_or(1, |s| s.replicas);
+                let (start_ns, end_ns) = (window.start_ns, window.end_ns);
+                phase_times(steps, start_ns, end_ns, replicas, work, roofline)
             }
         };
         let tokens = WindowTokens {

@@ -288,6 +288,9 @@ pub struct StepLine {
     pub unit: UnitTag,
     /// Counts from 0 in each backend.
     pub index: u64,
+    /// Which of several replicas ran it; left out of the first one's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replica: u32,
     /// Begin of scheduling.
     pub start_ns: u64,
     /// After sampling.
@@ -314,6 +317,10 @@ pub struct StepLine {
     pub kv_blocks_used: u32,
     /// KV blocks there are.
     pub kv_blocks_total: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The prefill or decode half of a step.
@@ -371,6 +378,7 @@ impl StepLine {
         Self {
             unit: unit.clone(),
             index: step.index,
+            replica: step.replica,
             start_ns: step.start_ns,
             end_ns: step.end_ns,
             schedule_ns: step.schedule_ns,
@@ -392,6 +400,7 @@ impl From<StepLine> for StepRecord {
     fn from(line: StepLine) -> Self {
         Self {
             index: line.index,
+            replica: line.replica,
             start_ns: line.start_ns,
             end_ns: line.end_ns,
             schedule_ns: line.schedule_ns,
@@ -411,7 +420,7 @@ impl From<StepLine> for StepRecord {
 
 /// The machine at one moment. Counters are since the run began to be measured (since it was
 /// resumed, for lines after that); what the system does not tell is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetryLine {
     /// When.
@@ -436,9 +445,12 @@ pub struct TelemetryLine {
     /// Energy of all processor packages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_joules: Option<f64>,
-    /// The GPU that computes.
+    /// The GPU that computes, where one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuLine>,
+    /// The GPUs that compute, where several do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuLine>,
 }
 
 #[cfg(test)]
@@ -497,6 +509,7 @@ mod tests {
         decode.add_sequence(1, 9, 3, true);
         let before = StepRecord {
             index: 3,
+            replica: 0,
             start_ns: 1,
             end_ns: 100,
             schedule_ns: 2,
@@ -511,9 +524,13 @@ mod tests {
             kv_blocks_used: 15,
             kv_blocks_total: 16,
         };
-        let text = serde_json::to_string(&StepLine::new(&unit(), &before)).unwrap();
-        let line: StepLine = serde_json::from_str(&text).unwrap();
-        assert_eq!(StepRecord::from(line), before);
+        for replica in [0, 7] {
+            let before = StepRecord { replica, ..before };
+            let text = serde_json::to_string(&StepLine::new(&unit(), &before)).unwrap();
+            assert_eq!(text.contains("replica"), replica > 0, "{text}");
+            let line: StepLine = serde_json::from_str(&text).unwrap();
+            assert_eq!(StepRecord::from(line), before);
+        }
     }
 
     #[test]

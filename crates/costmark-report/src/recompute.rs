@@ -3,7 +3,7 @@
 
 use costmark_core::{RequestRecord, StepRecord};
 use costmark_econ::CostModel;
-use costmark_metrics::{OpenLoad, UnitInput, UnitSummary, summarise, summarise_open};
+use costmark_metrics::{OpenLoad, Slo, UnitInput, UnitSummary, summarise, summarise_open};
 use serde_json::Value;
 
 use crate::document::{
@@ -47,13 +47,15 @@ pub fn recompute(run: &StoredRun) -> Result<RunDocument> {
         let Some(level) = level else {
             return Err(wrong(format!("the plan has no level {}", unit.level)));
         };
-        unit.summary = records.summarise(unit, &level.load, &run.document);
+        let backend = run.document.backend(&level.model);
+        let replicas = backend.map_or(1, |b| b.replicas);
+        unit.summary = records.summarise(unit, &level.load, replicas, run.document.plan.slo);
         unit.of_datasheet = DatasheetUse::of(
             &unit.summary,
             unit.roofline.as_ref(),
             run.document.environment.datasheet.as_ref(),
         );
-        let work = run.document.backend(&level.model).and_then(|b| b.work);
+        let work = backend.and_then(|b| b.work);
         (unit.cost, unit.cost_note) = UnitCost::of(
             &unit.summary,
             &records.steps,
@@ -131,7 +133,8 @@ impl Records {
         &self,
         unit: &UnitDocument,
         load: &LoadDocument,
-        run: &RunDocument,
+        replicas: u32,
+        slo: Option<Slo>,
     ) -> UnitSummary {
         let input = UnitInput {
             concurrency: load.concurrency().or(unit.summary.concurrency_target),
@@ -140,8 +143,9 @@ impl Records {
             requests: &self.measured,
             background: &self.background,
             steps: &self.steps,
+            replicas,
             roofline: unit.roofline,
-            slo: run.plan.slo,
+            slo,
         };
         match &unit.summary.open_loop {
             None => summarise(&input),

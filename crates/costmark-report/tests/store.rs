@@ -46,6 +46,7 @@ fn figures_can_be_recomputed_from_raw_lines() {
             requests: &records.requests,
             background: &[],
             steps: &records.steps,
+            replicas: 1,
             roofline: unit.roofline,
             slo: None,
         });

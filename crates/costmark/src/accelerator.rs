@@ -1,21 +1,24 @@
-//! The GPU that a model runs on: its peaks, and what it does during the run.
+//! A GPU that a model runs on: its peaks, and what it does during the run.
 
 use costmark_core::{Clock, MonotonicClock};
 use costmark_engine::device::{self, Device};
 use costmark_engine::gpu_peaks;
-use costmark_probe::gpu::{Gpu, GpuRecord, GpuSample, GpuSampler, GpuSource, Nvml, watch};
+use costmark_probe::gpu::{
+    Gpu, GpuRecord, GpuSample, GpuSampler, GpuSource, GpuSummary, Nvml, watch,
+};
 use costmark_probe::{Datasheets, Rate};
 use costmark_report::document::{
-    DatasheetDocument, GpuDocument, GpuLine, PeakReading, RateDocument, UnitDocument,
+    DatasheetDocument, GpuDocument, GpuLine, PeakReading, RateDocument,
 };
 
 use crate::args::DeviceArg;
-use crate::environment::energy;
 use crate::failure::{Failure, Result};
 
 /// A GPU that computes.
 pub(crate) struct Accelerator {
     device: Device,
+    /// As CUDA counts.
+    number: u32,
     name: String,
     record: Option<GpuRecord>,
 }
@@ -23,15 +26,21 @@ pub(crate) struct Accelerator {
 impl Accelerator {
     /// The GPU of `--device`; none for the CPU.
     pub(crate) fn open(device: DeviceArg) -> Result<Option<Self>> {
-        if device == DeviceArg::Cpu {
+        let DeviceArg::Cuda(number) = device else {
             return Ok(None);
-        }
+        };
         let device = device::open(device.into())?;
         Ok(Some(Self {
+            number: u32::try_from(number).unwrap_or(u32::MAX),
             name: device::gpu_name(&device).unwrap_or_else(|| "GPU".into()),
             device,
             record: None,
         }))
+    }
+
+    /// Its number as CUDA counts.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 
     /// What it is called, e.g. `NVIDIA H200`.
@@ -88,28 +97,9 @@ impl Accelerator {
         Some(sampler)
     }
 
-    /// Enters what it did in a unit's window, and its energy in place of the processor's.
-    pub(crate) fn enter(&self, unit: &mut UnitDocument) {
-        let window = unit.summary.window;
-        let record = self.record.as_ref();
-        let Some(seen) = record.and_then(|r| r.summary(window.start_ns, window.end_ns)) else {
-            return;
-        };
-        if let Some(machine) = &mut unit.machine {
-            machine.gpu = Some(GpuDocument {
-                samples: seen.samples,
-                power_w: seen.power_w,
-                sm_mhz: seen.sm_mhz,
-                min_sm_mhz: seen.min_sm_mhz,
-                max_temperature_c: seen.max_temperature_c,
-                max_used_bytes: seen.max_used_bytes,
-                power_throttled_share: seen.power_throttled_share,
-                heat_throttled_share: seen.heat_throttled_share,
-                hardware_throttled_share: seen.hardware_throttled_share,
-                max_other_processes: seen.max_others,
-            });
-        }
-        unit.energy = energy("nvml", seen.joules, &unit.summary.throughput);
+    /// What it did in a window; none if it was not sampled over all of it.
+    pub(crate) fn seen(&self, start_ns: u64, end_ns: u64) -> Option<GpuSummary> {
+        self.record.as_ref()?.summary(start_ns, end_ns)
     }
 }
 
@@ -149,10 +139,28 @@ fn rate(passes: Vec<f64>) -> Result<RateDocument> {
     Ok(crate::environment::rate(&rate))
 }
 
+/// What it did as it goes into the result.
+pub(crate) fn document(seen: &GpuSummary) -> GpuDocument {
+    GpuDocument {
+        cuda: None,
+        samples: seen.samples,
+        power_w: seen.power_w,
+        sm_mhz: seen.sm_mhz,
+        min_sm_mhz: seen.min_sm_mhz,
+        max_temperature_c: seen.max_temperature_c,
+        max_used_bytes: seen.max_used_bytes,
+        power_throttled_share: seen.power_throttled_share,
+        heat_throttled_share: seen.heat_throttled_share,
+        hardware_throttled_share: seen.hardware_throttled_share,
+        max_other_processes: seen.max_others,
+    }
+}
+
 /// A sample as it goes into its file.
 pub(crate) fn line(sample: &GpuSample) -> GpuLine {
     let throttled = sample.throttled;
     GpuLine {
+        cuda: None,
         joules: sample.joules,
         power_w: sample.power_w,
         sm_mhz: sample.sm_mhz,
@@ -200,10 +208,5 @@ mod tests {
             called(DeviceArg::Cuda(0), &[]).as_deref(),
             Some("unknown GPU")
         );
-    }
-
-    #[test]
-    fn the_cpu_is_no_accelerator() {
-        assert!(Accelerator::open(DeviceArg::Cpu).unwrap().is_none());
     }
 }

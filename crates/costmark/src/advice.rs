@@ -1,7 +1,11 @@
 //! What a reader must know about a run, and what the user could do for a better one.
 
-use costmark_econ::PriceChoice;
-use costmark_report::document::{AdviceDocument, GpuDocument, RunDocument, UnitDocument};
+use std::collections::BTreeSet;
+
+use costmark_econ::{PriceBasis, PriceChoice};
+use costmark_report::document::{
+    AdviceDocument, GpuDocument, MachineDocument, RunDocument, UnitDocument,
+};
 use costmark_report::numbers::percent;
 
 /// Drift of the read bandwidth from which it is told.
@@ -26,6 +30,8 @@ pub(crate) fn notes(document: &RunDocument, price: &PriceChoice) -> Vec<String> 
         );
     }
     notes.extend(price.caveats());
+    let used = document.backends.iter().map(|b| b.replicas).max();
+    notes.extend(rented_beyond(used.unwrap_or(1), price));
     let counted = document.units.iter().filter(|u| u.usable);
     for note in counted.filter_map(|u| u.cost_note.as_ref()) {
         let text = format!("Cost is not split between input and output: {note}.");
@@ -92,7 +98,10 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
             ),
         );
     }
-    for (code, message) in gpu_advice(document) {
+    let usable = document.units.iter().filter(|u| u.usable);
+    let machines = usable.filter_map(|u| u.machine.as_ref());
+    let gpus: Vec<&GpuDocument> = machines.flat_map(MachineDocument::all_gpus).collect();
+    for (code, message) in gpu_advice(&gpus) {
         add(code, message);
     }
     let unsettled = |u: &&UnitDocument| u.usable && !u.warmup.settled;
@@ -118,57 +127,80 @@ pub(crate) fn advise(document: &RunDocument) -> Vec<AdviceDocument> {
 /// Share of samples from which it is told that a GPU was slowed.
 const SLOWED: f64 = 0.01;
 
-/// What kept the GPU from what it can do.
-fn gpu_advice(document: &RunDocument) -> Vec<(&'static str, String)> {
-    let gpus = || {
-        let units = document.units.iter().filter(|u| u.usable);
-        units.filter_map(|u| u.machine?.gpu)
-    };
-    let worst = |of: fn(&GpuDocument) -> Option<f64>| {
-        let shares = gpus().filter_map(|gpu| of(&gpu));
-        shares.reduce(f64::max).filter(|&share| share > SLOWED)
-    };
+/// What kept GPUs from what they can do.
+fn gpu_advice(seen: &[&GpuDocument]) -> Vec<(&'static str, String)> {
     let mut list = Vec::new();
-    if let Some(share) = worst(|gpu| gpu.heat_throttled_share) {
+    if let Some((gpus, share)) = slowed(seen, |gpu| gpu.heat_throttled_share) {
         list.push((
             "gpu_heat",
-            format!(
-                "the GPU was slowed by heat in up to {} of a unit; cool it better and run again",
-                percent(share)
-            ),
+            format!("heat slowed {gpus} in up to {share} of a unit; cool better and run again"),
         ));
     }
-    if let Some(share) = worst(|gpu| gpu.hardware_throttled_share) {
+    if let Some((gpus, share)) = slowed(seen, |gpu| gpu.hardware_throttled_share) {
         list.push((
             "gpu_hardware",
             format!(
-                "the GPU's hardware slowed it in up to {} of a unit (power brake, too much \
-                 current, or another GPU it is tied to); `nvidia-smi -q -d PERFORMANCE` says which",
-                percent(share)
+                "hardware slowed {gpus} in up to {share} of a unit (power brake, too much current, \
+                 or another GPU it is tied to); `nvidia-smi -q -d PERFORMANCE` says which"
             ),
         ));
     }
-    if let Some(share) = worst(|gpu| gpu.power_throttled_share) {
+    if let Some((gpus, share)) = slowed(seen, |gpu| gpu.power_throttled_share) {
         list.push((
             "gpu_power",
             format!(
-                "the power limit held the GPU's clocks down in up to {} of a unit; a machine with \
-                 another limit gives other figures",
-                percent(share)
+                "the power limit held the clocks of {gpus} down in up to {share} of a unit; a \
+                 machine with another limit gives other figures"
             ),
         ));
     }
-    let others = gpus().filter_map(|gpu| gpu.max_other_processes).max();
-    if let Some(others) = others.filter(|&n| n > 0) {
+    let others = |gpu: &GpuDocument| gpu.max_other_processes.map(f64::from);
+    if let Some((gpus, others)) = worst(seen, others, 0.0) {
         list.push((
             "gpu_shared",
             format!(
-                "{others} other processes held memory of the GPU (nvidia-smi shows which); stop \
+                "{others} other processes held memory of {gpus} (nvidia-smi shows which); stop \
                  them and run again"
             ),
         ));
     }
     list
+}
+
+/// The GPUs of which this share of samples is worth telling, by name, and the greatest share.
+fn slowed(seen: &[&GpuDocument], of: fn(&GpuDocument) -> Option<f64>) -> Option<(String, String)> {
+    let (gpus, share) = worst(seen, of, SLOWED)?;
+    Some((gpus, percent(share)))
+}
+
+/// The GPUs for which a figure was over `least` in some unit, by name, and the greatest of them.
+fn worst(
+    seen: &[&GpuDocument],
+    of: fn(&GpuDocument) -> Option<f64>,
+    least: f64,
+) -> Option<(String, f64)> {
+    let over = |gpu: &&GpuDocument| Some((gpu.cuda, of(gpu).filter(|&figure| figure > least)?));
+    let over: Vec<(Option<u32>, f64)> = seen.iter().filter_map(over).collect();
+    let numbers: BTreeSet<Option<u32>> = over.iter().map(|(cuda, _)| *cuda).collect();
+    let names: Vec<String> = numbers.into_iter().map(gpu_name).collect();
+    let worst = over.into_iter().map(|(_, figure)| figure);
+    Some((names.join(", "), worst.reduce(f64::max)?))
+}
+
+fn gpu_name(cuda: Option<u32>) -> String {
+    cuda.map_or_else(|| "the GPU".into(), |n| format!("cuda:{n}"))
+}
+
+/// Accelerators that are paid for and were not used, of a machine that was named.
+fn rented_beyond(used: u32, price: &PriceChoice) -> Option<String> {
+    let rented = price.price.accelerator_count;
+    let is_named = matches!(price.basis, PriceBasis::Book { .. });
+    (is_named && used > 1 && used < rented).then(|| {
+        format!(
+            "The price is that of a whole machine with {rented} accelerators, of which {used} were \
+             used."
+        )
+    })
 }
 
 /// Who they were, in brackets.
@@ -191,4 +223,60 @@ fn other_share(document: &RunDocument) -> Option<f64> {
     let end_ns = document.environment.peaks.last()?.at_ns;
     let wall_s = end_ns.checked_sub(begin_ns).filter(|&ns| ns > 0)? as f64 / 1e9;
     Some(taken_s / (wall_s * f64::from(document.plan.threads)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use costmark_econ::PriceBooks;
+
+    fn gpu(cuda: Option<u32>, heat: f64, others: u32) -> GpuDocument {
+        GpuDocument {
+            cuda,
+            samples: 10,
+            power_w: None,
+            sm_mhz: None,
+            min_sm_mhz: None,
+            max_temperature_c: None,
+            max_used_bytes: None,
+            power_throttled_share: None,
+            heat_throttled_share: Some(heat),
+            hardware_throttled_share: Some(0.0),
+            max_other_processes: Some(others),
+        }
+    }
+
+    #[test]
+    fn what_disturbed_names_the_gpus() {
+        let seen = [
+            gpu(Some(0), 0.0, 0),
+            gpu(Some(5), 0.02, 0),
+            gpu(Some(3), 0.3, 1),
+            gpu(Some(3), 0.1, 2),
+        ];
+        let told = gpu_advice(&seen.iter().collect::<Vec<_>>());
+        let codes: Vec<&str> = told.iter().map(|(code, _)| *code).collect();
+        assert_eq!(codes, ["gpu_heat", "gpu_shared"]);
+        let (heat, shared) = (&told[0].1, &told[1].1);
+        assert!(heat.contains("slowed cuda:3, cuda:5 in up to 30"), "{heat}");
+        assert!(
+            shared.contains("2 other processes held memory of cuda:3 "),
+            "{shared}"
+        );
+        let only = [gpu(None, 0.5, 0)];
+        let told = gpu_advice(&[&only[0]]);
+        assert!(told[0].1.contains("slowed the GPU in up to 50"), "{told:?}");
+        assert!(gpu_advice(&[&gpu(Some(1), 0.01, 0)]).is_empty());
+    }
+
+    #[test]
+    fn what_is_paid_for_and_not_used_is_told() {
+        let books = PriceBooks::embedded().unwrap();
+        let eight = books.find("aws/p5.48xlarge").unwrap();
+        let told = rented_beyond(4, &eight).unwrap();
+        assert!(told.contains("8 accelerators, of which 4"), "{told}");
+        assert_eq!(rented_beyond(8, &eight), None);
+        // One replica may as well be on the CPU of that machine.
+        assert_eq!(rented_beyond(1, &eight), None);
+    }
 }

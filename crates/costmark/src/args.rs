@@ -3,6 +3,7 @@
 // Comments on arguments are help texts, word for word, not Markdown.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+mod devices;
 mod endpoint;
 mod load;
 mod mock;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use costmark_engine::DeviceChoice;
 
+pub(crate) use devices::DevicesArg;
 pub(crate) use endpoint::{ApiArg, EndpointArgs};
 pub(crate) use load::{LoadArgs, WarmupArg};
 pub(crate) use mock::MockArg;

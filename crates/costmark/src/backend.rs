@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use costmark_core::mock::{MockBackend, MockTime};
-use costmark_core::{Backend, BackendKind, ModelShape, MonotonicClock};
+use costmark_core::{Backend, BackendKind, ModelShape, MonotonicClock, Replica, Replicas};
 use costmark_engine::device::{self, Device};
 use costmark_engine::lockstep::{LockstepBackend, LockstepModel, LockstepOptions};
 use costmark_engine::{
@@ -11,10 +11,10 @@ use costmark_engine::{
     Progress as Loading, TokenizerSource, WeightChoice,
 };
 
-use crate::args::{DeviceArg, WeightsArg};
+use crate::args::{DeviceArg, MockArg, WeightsArg};
 use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
-use crate::plan::{EnginePlan, ModelPlan};
+use crate::plan::{DevicesPlan, EnginePlan, ModelPlan};
 use crate::progress::{Progress, Stage};
 use crate::units::human_bytes;
 
@@ -30,10 +30,17 @@ pub(crate) struct Demand {
     pub(crate) tokens_per_sequence: u64,
 }
 
+/// A checkpoint and where its weights will be.
+pub(crate) struct OnDevice {
+    checkpoint: Checkpoint,
+    named: DeviceArg,
+    device: Device,
+}
+
 /// A model that was found but not loaded.
 pub(crate) enum Opened {
-    /// For the engine, and where its weights will be.
-    Engine(Box<Checkpoint>, Device),
+    /// For an engine on each device. At least one.
+    Engine(Vec<OnDevice>),
     /// For candle-transformers' models, which may be of architectures the engine lacks.
     Lockstep(Box<LockstepOptions>),
     /// No model at all.
@@ -46,7 +53,7 @@ impl Opened {
     /// Dimensions, where they are known before loading.
     pub(crate) fn shape(&self) -> Option<&ModelShape> {
         match self {
-            Self::Engine(checkpoint, _) => Some(&checkpoint.config.shape),
+            Self::Engine(all) => all.first().map(|one| &one.checkpoint.config.shape),
             Self::Lockstep(_) | Self::Mock | Self::Http(_) => None,
         }
     }
@@ -54,7 +61,7 @@ impl Opened {
     /// Where the tokenizer is.
     pub(crate) fn tokenizer(&self) -> Option<TokenizerSource> {
         match self {
-            Self::Engine(checkpoint, _) => checkpoint.tokenizer.clone(),
+            Self::Engine(all) => all.first().and_then(|one| one.checkpoint.tokenizer.clone()),
             Self::Lockstep(options) => match &options.model {
                 LockstepModel::Folder(folder) => Some(folder.join("tokenizer.json"))
                     .filter(|path| path.is_file())
@@ -73,7 +80,7 @@ pub(crate) fn open(plan: &ModelPlan, engine: &EnginePlan, progress: Progress) ->
     if backend == BackendKind::Mock {
         return Ok(Opened::Mock);
     }
-    let device = device::open(engine.device.into())?;
+    let devices = open_devices(&engine.devices)?;
     let stage = Arc::new(Mutex::new(None::<Stage>));
     let report = move |loading: Loading<'_>| {
         // Only drawing: a poisoned lock holds nothing that could be wrong.
@@ -98,16 +105,53 @@ pub(crate) fn open(plan: &ModelPlan, engine: &EnginePlan, progress: Progress) ->
             WeightsArg::Synthetic { seed } => WeightChoice::Synthetic { seed },
         },
         format: format_choice(plan.dtype.as_deref(), plan.quantize.as_deref())?,
-        device: device.clone(),
         progress: Some(Arc::new(report)),
         ..OpenOptions::new(plan.model.clone())
     };
     Ok(match backend {
         BackendKind::Lockstep => Opened::Lockstep(Box::new(LockstepOptions::find(&options)?)),
         BackendKind::Engine | BackendKind::Mock | BackendKind::Http => {
-            Opened::Engine(Box::new(Checkpoint::open(&options)?), device)
+            let mut all = Vec::new();
+            for (named, device) in devices {
+                let options = OpenOptions {
+                    device: device.clone(),
+                    ..options.clone()
+                };
+                all.push(OnDevice {
+                    checkpoint: Checkpoint::open(&options)?,
+                    named,
+                    device,
+                });
+            }
+            Opened::Engine(all)
         }
     })
+}
+
+/// Opens devices that are to hold the same model, each as it was named.
+fn open_devices(plan: &DevicesPlan) -> Result<Vec<(DeviceArg, Device)>> {
+    let mut opened: Vec<(DeviceArg, Device)> = Vec::new();
+    for &named in plan.all() {
+        let device = device::open(named.into()).map_err(|e| plan.locate(named, e.into()))?;
+        if let Some((_, first)) = opened.first() {
+            let of = |device| device::gpu_name(device).unwrap_or_default();
+            let other = alike(&of(first), &of(&device));
+            other.map_err(|message| plan.locate(named, Failure::input(message)))?;
+        }
+        opened.push((named, device));
+    }
+    Ok(opened)
+}
+
+/// Peaks and prices are of one kind of GPU.
+fn alike(first: &str, other: &str) -> Result<(), String> {
+    match first == other {
+        true => Ok(()),
+        false => Err(format!(
+            "is an {other}, and the first of them an {first}: name GPUs of one kind, and measure \
+             the others in a run of their own"
+        )),
+    }
 }
 
 /// `--dtype` and `--quantize` as the engine knows them.
@@ -148,11 +192,7 @@ pub(crate) fn start(
     clock: MonotonicClock,
 ) -> Result<Box<dyn Backend>> {
     match opened {
-        Opened::Engine(checkpoint, device) => {
-            let options = engine_options(&checkpoint, plan, demand, &device)?;
-            check_memory(&checkpoint, &options, &device)?;
-            Ok(Box::new(EngineBackend::open(*checkpoint, &options, clock)?))
-        }
+        Opened::Engine(all) => start_engines(all, plan, demand, clock),
         Opened::Lockstep(options) => {
             let longest = u32::try_from(demand.tokens_per_sequence).unwrap_or(u32::MAX);
             let sequences = demand.sequences.unwrap_or(DEFAULT_SEQUENCES);
@@ -165,18 +205,66 @@ pub(crate) fn start(
             Ok(Box::new(LockstepBackend::start(options, clock)?))
         }
         Opened::Http(endpoint) => Ok(Box::new(endpoint.connect(clock)?.0)),
-        Opened::Mock => {
-            let mock = plan.mock.clone().unwrap_or_default();
-            let time = if mock.is_virtual {
-                MockTime::Virtual
-            } else {
-                MockTime::Real(clock)
-            };
-            // Simulated time begins where the run's clock did, at 0 unless it is resumed.
-            let mock = MockBackend::new(mock.config(), time).starting_at(clock.begun_ns());
-            Ok(Box::new(mock))
-        }
+        Opened::Mock => start_mocks(&plan.mock.clone().unwrap_or_default(), clock),
     }
+}
+
+fn start_mocks(mock: &MockArg, clock: MonotonicClock) -> Result<Box<dyn Backend>> {
+    let time = if mock.is_virtual {
+        MockTime::Virtual
+    } else {
+        MockTime::Real(clock)
+    };
+    // Simulated time begins where the run's clock did, at 0 unless it is resumed.
+    let one = || MockBackend::new(mock.config(), time).starting_at(clock.begun_ns());
+    if mock.replicas == 1 {
+        return Ok(Box::new(one()));
+    }
+    let boxed = || -> Box<dyn Replica> { Box::new(one()) };
+    let replicas = (0..mock.replicas).map(|_| boxed()).collect();
+    Replicas::new(replicas, "none".into())
+        .map(|replicas| -> Box<dyn Backend> { Box::new(replicas) })
+        .map_err(Failure::run)
+}
+
+/// An engine on each device, loaded one after the other, once it is known that all fit.
+fn start_engines(
+    all: Vec<OnDevice>,
+    plan: &EnginePlan,
+    demand: Demand,
+    clock: MonotonicClock,
+) -> Result<Box<dyn Backend>> {
+    let count = u32::try_from(all.len()).unwrap_or(u32::MAX).max(1);
+    // Requests are shared out evenly.
+    let demand = Demand {
+        sequences: demand.sequences.map(|n| n.div_ceil(count)),
+        ..demand
+    };
+    let mut checked = Vec::new();
+    for one in all {
+        let locate = |failure| plan.devices.locate(one.named, failure);
+        let options = engine_options(&one.checkpoint, plan, demand, &one.device).map_err(locate)?;
+        check_memory(&one.checkpoint, &options, &one.device).map_err(locate)?;
+        checked.push((one, options));
+    }
+    let name = checked
+        .first()
+        .and_then(|(one, _)| device::gpu_name(&one.device));
+    let mut engines = Vec::new();
+    for (one, options) in checked {
+        let engine = EngineBackend::open(one.checkpoint, &options, clock);
+        engines.push(engine.map_err(|e| plan.devices.locate(one.named, e.into()))?);
+    }
+    if count == 1
+        && let Some(only) = engines.pop()
+    {
+        return Ok(Box::new(only));
+    }
+    let boxed = |engine: EngineBackend| -> Box<dyn Replica> { Box::new(engine) };
+    let name = name.unwrap_or_else(|| "device".into());
+    let device = format!("{count} × {name} ({})", plan.devices.name());
+    let replicas = Replicas::new(engines.into_iter().map(boxed).collect(), device);
+    Ok(Box::new(replicas.map_err(Failure::run)?))
 }
 
 fn engine_options(
@@ -220,9 +308,9 @@ fn engine_options(
         kv_dtype,
         block_size,
         max_batched_tokens: plan.max_batched_tokens.unwrap_or_else(|| {
-            let fitting = match plan.device {
-                DeviceArg::Cpu => defaults.max_batched_tokens,
-                DeviceArg::Cuda(_) => GPU_BATCHED_TOKENS,
+            let fitting = match device.is_cpu() {
+                true => defaults.max_batched_tokens,
+                false => GPU_BATCHED_TOKENS,
             };
             fitting.max(max_sequences)
         }),
@@ -293,7 +381,93 @@ impl Needed<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Parser;
+    use costmark_core::{Event, Request, Sampling};
+
     use super::*;
+    use crate::args::{Cli, Command};
+    use crate::plan::Plan;
+
+    const TINY: &str = r#"{
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 256,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "tie_word_embeddings": true, "attention_bias": false, "torch_dtype": "bfloat16",
+        "eos_token_id": 255
+    }"#;
+
+    /// The way of several GPUs, with the CPU in their place.
+    #[test]
+    fn an_engine_on_each_device_serves_from_one_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), TINY).unwrap();
+        let model = folder.path().to_str().unwrap();
+        let typed = [
+            "costmark",
+            "run",
+            "--weights",
+            "synthetic",
+            "--dtype",
+            "f32",
+        ];
+        let typed = [&typed[..], &["--model", model]].concat();
+        let Some(Command::Run(args)) = Cli::parse_from(typed).command else {
+            panic!("not a run");
+        };
+        let mut plan = Plan::resolve(&args, 1).unwrap();
+        plan.engine.devices = DevicesPlan::cpus(3);
+        let opened = open(&plan.models[0], &plan.engine, Progress::new(true)).unwrap();
+        assert_eq!(opened.shape().map(|s| s.vocab_size), Some(256));
+        let demand = Demand {
+            // Two for each.
+            sequences: Some(5),
+            tokens_per_sequence: 32,
+        };
+        let clock = MonotonicClock::start();
+        let mut backend = start(opened, &plan.engine, demand, clock).unwrap();
+        let info = backend.info();
+        assert_eq!((info.replicas, info.max_sequences), (3, 6));
+        assert!(info.device.starts_with("3 × "), "{}", info.device);
+        // Each holds what two of the longest need and the scheduler's spare blocks.
+        assert_eq!(info.kv_capacity_tokens, 3 * 2 * (32 + 16));
+        for id in 0..9 {
+            let request = Request {
+                id,
+                prompt: vec![id as u32 + 1; 5],
+                max_tokens: 4,
+                ignore_eos: true,
+                sampling: Sampling::Greedy,
+                logprobs: None,
+            };
+            backend.submit(request).unwrap();
+        }
+        let (mut events, mut replicas, mut ended) = (Vec::new(), BTreeSet::new(), 0);
+        while ended < 9 {
+            backend.poll(None, &mut events).unwrap();
+            for event in events.drain(..) {
+                match event {
+                    Event::Step(step) => _ = replicas.insert(step.replica),
+                    Event::Finished { usage, .. } => {
+                        assert_eq!(usage.output_tokens, 4);
+                        ended += 1;
+                    }
+                    Event::Failed { error, .. } => panic!("{error}"),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(replicas, BTreeSet::from([0, 1, 2]));
+    }
+
+    #[test]
+    fn replicas_are_of_one_kind() {
+        assert_eq!(alike("NVIDIA H200", "NVIDIA H200"), Ok(()));
+        let other = alike("NVIDIA H200", "NVIDIA L4").unwrap_err();
+        assert!(other.contains("is an NVIDIA L4"), "{other}");
+    }
 
     #[test]
     fn a_gpu_that_is_too_full_says_who_fills_it() {

@@ -46,6 +46,7 @@ impl EndpointPlan {
             ("--dtype", model.dtype.is_some()),
             ("--quantize", model.quantize.is_some()),
             ("--mock", args.mock.is_some()),
+            ("--devices", args.devices.is_some()),
             ("--threads", engine.threads.is_some()),
             ("--kv-budget", engine.kv_budget.is_some()),
             ("--kv-dtype", engine.kv_dtype.is_some()),

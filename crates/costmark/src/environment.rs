@@ -13,7 +13,7 @@ use costmark_report::document::{
 };
 use costmark_report::{RunFolder, TelemetryLine};
 
-use crate::accelerator::{self, Accelerator};
+use crate::accelerators::Accelerators;
 use crate::failure::{Failure, Result};
 use crate::units::human_bytes;
 
@@ -28,8 +28,8 @@ pub(crate) struct Watch {
     machine: Machine,
     options: PeakOptions,
     clock: MonotonicClock,
-    /// Computes in the processor's place, where there is one.
-    accelerator: Option<Accelerator>,
+    /// Compute in the processor's place, where there are any.
+    accelerators: Option<Accelerators>,
     readings: Vec<PeakReading>,
     /// `None` where the model is not computed on this machine, so that its peaks say nothing.
     flops_per_s: Option<f64>,
@@ -52,7 +52,7 @@ impl Watch {
         threads: u32,
         clock: MonotonicClock,
         with_peaks: bool,
-        accelerator: Option<Accelerator>,
+        accelerators: Option<Accelerators>,
     ) -> Result<Self> {
         let options = PeakOptions {
             threads: threads as usize,
@@ -62,7 +62,7 @@ impl Watch {
             machine,
             options,
             clock,
-            accelerator,
+            accelerators,
             readings: Vec::new(),
             flops_per_s: None,
             datasheet: None,
@@ -73,10 +73,10 @@ impl Watch {
             telemetry: None,
             earlier_other_cpu_s: 0.0,
         };
-        if let Some(accelerator) = &watch.accelerator {
-            let (reading, flops_per_s) = accelerator.peaks(&clock)?;
+        if let Some(accelerators) = &watch.accelerators {
+            let (reading, flops_per_s) = accelerators.peaks(&clock)?;
             watch.flops_per_s = Some(flops_per_s);
-            watch.datasheet = accelerator.datasheet()?;
+            watch.datasheet = accelerators.datasheet()?;
             watch.readings.push(reading);
         } else if with_peaks {
             watch.datasheet = datasheet(&watch.machine.cpu)?;
@@ -107,11 +107,14 @@ impl Watch {
     /// Begins to sample the machine into the folder, ten times a second.
     pub(crate) fn sample_into(&mut self, folder: &RunFolder) -> Result<()> {
         let mut file = Some(folder.telemetry());
-        let mut gpu = self.accelerator.as_mut().and_then(Accelerator::sampler);
+        let mut samplers = self.accelerators.as_mut().map(Accelerators::samplers);
         let sink = move |sample: &Sample| {
-            let gpu = gpu.as_mut().map(|gpu| gpu.sample(sample.at_ns));
+            let samplers = samplers.as_mut();
+            let lines = samplers.map(|samplers| samplers.lines(sample.at_ns));
+            let (gpu, gpus) = lines.unwrap_or_default();
             let line = TelemetryLine {
-                gpu: gpu.as_ref().map(accelerator::line),
+                gpu,
+                gpus,
                 ..line(sample)
             };
             // A disk that takes no more shows in the next request; sampling goes on in memory.
@@ -147,6 +150,7 @@ impl Watch {
             max_rss_bytes: m.max_rss_bytes,
             min_available_bytes: m.min_available_bytes,
             gpu: None,
+            gpus: Vec::new(),
         });
         let joules = found.and_then(|m| m.package_joules);
         let source = telemetry.and_then(Telemetry::energy_source);
@@ -155,8 +159,8 @@ impl Watch {
             joules,
             &unit.summary.throughput,
         );
-        if let Some(accelerator) = self.accelerator.as_ref().filter(|_| !simulated) {
-            accelerator.enter(unit);
+        if let Some(accelerators) = self.accelerators.as_ref().filter(|_| !simulated) {
+            accelerators.enter(unit);
         }
     }
 
@@ -172,8 +176,8 @@ impl Watch {
             return Ok(None);
         };
         let before = self.last_read();
-        let reading = match &self.accelerator {
-            Some(accelerator) => accelerator.quick_read(&self.clock)?,
+        let reading = match &self.accelerators {
+            Some(accelerators) => accelerators.quick_read(&self.clock)?,
             None => {
                 let read = quick_read_bandwidth(&self.options).map_err(Failure::run)?;
                 PeakReading {
@@ -223,8 +227,8 @@ impl Watch {
         let passed_s = self.clock.now_ns().saturating_sub(self.began_ns) as f64 / 1e9;
         let least_s = NEIGHBOUR_CORE_SHARE * passed_s;
         Environment {
-            label: match &self.accelerator {
-                Some(gpu) => format!("{}; {}", gpu.name(), label(&self.machine)),
+            label: match &self.accelerators {
+                Some(gpus) => format!("{}; {}", gpus.name(), label(&self.machine)),
                 None => label(&self.machine),
             },
             // Its fields are all plain values, which serialise.
@@ -284,6 +288,7 @@ fn line(sample: &Sample) -> TelemetryLine {
         mhz: sample.mhz,
         package_joules: sample.package_joules,
         gpu: None,
+        gpus: Vec::new(),
     }
 }
 

@@ -131,6 +131,7 @@ fn unit_seconds(
     plan: &Plan,
     level: &Level,
     efficiency: Efficiency,
+    replicas: u32,
     work: &ModelWork,
     roofline: &Roofline,
 ) -> f64 {
@@ -158,7 +159,9 @@ fn unit_seconds(
             Stop::Duration(ns) => ns as f64 / 1e9,
         };
     }
-    let sequences = level.load.max_in_flight().unwrap_or(ASSUMED_SEQUENCES);
+    let all = level.load.max_in_flight().unwrap_or(ASSUMED_SEQUENCES);
+    // Replicas share them evenly.
+    let sequences = all.div_ceil(replicas.max(1));
     let slots = f64::from(sequences);
     let prefill_s = prefill_s(input, work, roofline) / efficiency.prefill;
     let context = input + output / 2;
@@ -166,7 +169,7 @@ fn unit_seconds(
     // All slots go once through a request in this time.
     let round_s = slots * prefill_s + f64::from(output) * decode_s;
     match level.stop {
-        Stop::Requests(n) => (n as f64 / slots + AROUND) * round_s,
+        Stop::Requests(n) => (n as f64 / f64::from(all) + AROUND) * round_s,
         Stop::Duration(ns) => ns as f64 / 1e9 + AROUND * round_s,
     }
 }
@@ -199,6 +202,7 @@ impl Left {
         work: &ModelWork,
         roofline: &Roofline,
     ) -> Self {
+        let replicas = backend.info().replicas;
         let of_model = || {
             (0..)
                 .zip(&plan.levels)
@@ -211,7 +215,7 @@ impl Left {
             None => Efficiency::default(),
         };
         let seconds = |(place, level)| {
-            let seconds: f64 = unit_seconds(plan, level, efficiency, work, roofline);
+            let seconds: f64 = unit_seconds(plan, level, efficiency, replicas, work, roofline);
             (place, seconds)
         };
         Self::new(of_model().map(seconds).collect(), plan.repeats)

@@ -40,7 +40,7 @@ struct Timings {
 /// Runs the command.
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let machine = Machine::detect();
-    let engine = EnginePlan::resolve(&args.engine, machine.cpu_limits.usable_threads)?;
+    let engine = EnginePlan::resolve(&args.engine, None, machine.cpu_limits.usable_threads)?;
     if engine.backend == BackendKind::Mock {
         return Err(Failure::input(
             "--backend mock: it has no model to continue a prompt with; use engine or lockstep",

@@ -5,6 +5,7 @@
 //! exit code in [`failure`].
 
 mod accelerator;
+mod accelerators;
 mod advice;
 mod agenda;
 mod args;

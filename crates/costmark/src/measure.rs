@@ -119,7 +119,8 @@ impl Measurement<'_> {
                 *known = BackendDocument::new(&id, info);
             }
             let work = info.work;
-            let mut result = self.summarise(level, unit.repeat, &run, work.as_ref(), roofline);
+            let replicas = info.replicas;
+            let mut result = self.summarise(level, unit.repeat, &run, (work, replicas), roofline);
             watch.enter(&mut result, served.backend.simulates_time());
             self.progress.say(&told(plan, level, &result));
             if let Some(left) = &mut self.left {
@@ -282,7 +283,7 @@ impl Measurement<'_> {
         level: &Level,
         repeat: u32,
         run: &UnitRun,
-        work: Option<&ModelWork>,
+        (work, replicas): (Option<ModelWork>, u32),
         roofline: Option<Roofline>,
     ) -> UnitDocument {
         let input = UnitInput {
@@ -292,6 +293,7 @@ impl Measurement<'_> {
             requests: &run.requests,
             background: &run.background,
             steps: &run.steps,
+            replicas,
             roofline,
             slo: self.plan.slo,
         };
@@ -308,7 +310,7 @@ impl Measurement<'_> {
         let (cost, cost_note) = UnitCost::of(
             &summary,
             &run.steps,
-            work,
+            work.as_ref(),
             roofline.as_ref(),
             &self.pricing.model,
         );

@@ -76,18 +76,23 @@ impl<'a> Models<'a> {
                 backend,
             });
         }
+        let weights = units::human_bytes(info.weight_bytes / u64::from(info.replicas.max(1)));
         self.progress.say(&format!(
-            "Loaded {} ({}, {}) in {:.1} s",
+            "Loaded {} ({}, {}{weights}) in {:.1} s",
             info.model,
             info.source,
-            units::human_bytes(info.weight_bytes),
+            match info.replicas {
+                1 => String::new(),
+                n => format!("{n} × "),
+            },
             (self.clock.now_ns() - began) as f64 / 1e9
         ));
-        if info.kv_capacity_tokens < longest {
+        // A request is one replica's.
+        let held = info.kv_capacity_tokens / u64::from(info.replicas.max(1));
+        if held < longest {
             return Err(Failure::input(format!(
-                "--kv-budget: the KV cache holds {} tokens, but a request may need {longest}: \
+                "--kv-budget: the KV cache holds {held} tokens, but a request may need {longest}: \
                  raise it, or lower --input-len or --output-len",
-                info.kv_capacity_tokens,
             )));
         }
         let shape = info

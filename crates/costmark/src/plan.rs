@@ -14,14 +14,14 @@ use costmark_load::Stop;
 use costmark_metrics::Slo;
 use costmark_report::document::{LevelPlan, PlanDocument, UnitPlan};
 
-use crate::args::{DeviceArg, RunArgs};
+use crate::args::RunArgs;
 use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
 
 pub(crate) use level::{Level, Load, Unit, level_id};
 pub(crate) use load::WarmupPlan;
 pub(crate) use search::SearchPlan;
-pub(crate) use served::{EnginePlan, ModelPlan, sampling};
+pub(crate) use served::{DevicesPlan, EnginePlan, ModelPlan, sampling};
 pub(crate) use workload::{Asking, WorkloadPlan, trace_info};
 
 /// A whole measurement.
@@ -50,7 +50,7 @@ impl Plan {
                 args.max_errors
             )));
         }
-        let mut engine = EnginePlan::resolve(&args.engine, usable_cores)?;
+        let mut engine = EnginePlan::resolve(&args.engine, args.devices.as_ref(), usable_cores)?;
         engine.mock = served::mock(args, engine.backend)?;
         engine.endpoint = EndpointPlan::resolve(args)?;
         if engine.endpoint.is_some() {
@@ -184,10 +184,7 @@ impl Plan {
                     repeat: unit.repeat,
                 })
                 .collect(),
-            device: match self.engine.device {
-                DeviceArg::Cpu => "cpu".into(),
-                DeviceArg::Cuda(n) => format!("cuda:{n}"),
-            },
+            device: self.engine.devices.name().into(),
             backend: self.engine.backend,
             threads: self.engine.threads,
             kv_budget_bytes: self.engine.kv_budget_bytes,

@@ -6,7 +6,7 @@ use costmark_core::{BackendKind, MonotonicClock};
 use costmark_probe::Machine;
 use costmark_report::{RunFolder, Status, render_for};
 
-use crate::accelerator::{self, Accelerator};
+use crate::accelerators::{self, Accelerators};
 use crate::args::RunArgs;
 use crate::environment::Watch;
 use crate::failure::{Failure, Result};
@@ -41,8 +41,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     if let Some(earlier) = &earlier {
         earlier.check(&plan, &machine, &tool())?;
     }
-    let gpu = accelerator::called(plan.engine.device, &machine.gpus);
-    let pricing = Pricing::resolve(&args.price, usable, gpu.as_deref()).map_err(located)?;
+    let gpus = accelerators::called(plan.engine.devices.all(), &machine.gpus);
+    let pricing = Pricing::resolve(&args.price, usable, gpus.as_ref()).map_err(located)?;
     threads::limit_compute(plan.engine.threads);
     stop::install()?;
 
@@ -112,7 +112,7 @@ fn prepare(
         plan.engine.threads,
         clock,
         is_here,
-        Accelerator::open(plan.engine.device)?,
+        Accelerators::open(plan.engine.devices.all())?,
     )?;
     drop(stage);
     Ok(Prepared {
@@ -173,6 +173,6 @@ fn folder_name(plan: &Plan, started_at: jiff::Timestamp) -> String {
         models => format!("{}-models", models.len()),
     };
     let time = started_at.strftime("%Y%m%dT%H%M%SZ");
-    let device = plan.document().device.replace(':', "");
+    let device = plan.document().device.replace(':', "").replace(',', "+");
     format!("{time}-{model}-{device}")
 }

@@ -60,7 +60,7 @@ pub(crate) struct ServeArgs {
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let machine = Machine::detect();
-    let engine = EnginePlan::resolve(&args.engine, machine.cpu_limits.usable_threads)?;
+    let engine = EnginePlan::resolve(&args.engine, None, machine.cpu_limits.usable_threads)?;
     if !matches!(engine.backend, BackendKind::Engine | BackendKind::Lockstep) {
         return Err(Failure::input(
             "--backend: serve runs a model; use engine or lockstep",

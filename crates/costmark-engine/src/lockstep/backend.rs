@@ -120,6 +120,7 @@ fn describe(model: &Model, options: &LockstepOptions, batch_size: u32) -> Backen
         weight_dtype: model.weight_dtype.clone(),
         kv_dtype: "f32".into(),
         device: format!("cpu ({} threads)", parallel::threads()),
+        replicas: 1,
         software: concat!(
             "costmark ",
             env!("CARGO_PKG_VERSION"),

@@ -186,6 +186,7 @@ impl Worker {
         let work = self.model.work.step(&prefill, &decode);
         self.events.push(Event::Step(StepRecord {
             index: self.steps,
+            replica: 0,
             start_ns,
             end_ns,
             schedule_ns: scheduled_ns - start_ns,

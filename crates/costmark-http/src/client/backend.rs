@@ -257,6 +257,7 @@ fn info(facts: &Facts, options: &HttpOptions) -> BackendInfo {
         } else {
             "server elsewhere".into()
         },
+        replicas: 1,
         software: facts.software.clone(),
         shape: None,
         work: None,

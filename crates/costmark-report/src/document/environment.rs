@@ -68,7 +68,7 @@ pub struct DatasheetDocument {
     pub unconfirmed: Option<String>,
 }
 
-/// One measurement of the machine's peaks.
+/// One measurement of the machine's peaks; of several GPUs the mean over them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PeakReading {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GpuDocument {
+    /// Its number as the CUDA driver counts, where several computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<u32>,
     /// Samples inside.
     pub samples: u64,
     /// Mean power.
@@ -34,6 +37,9 @@ pub struct GpuDocument {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GpuLine {
+    /// Its number as the CUDA driver counts, where several compute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<u32>,
     /// Energy since the first sample, by the GPU's own counter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<f64>,

@@ -7,7 +7,7 @@ use super::gpu::GpuDocument;
 
 /// The machine over the window of a unit, from the samples in `telemetry.jsonl`. CPU use is in
 /// cores: 1.5 is one and a half cores busy all the time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MachineDocument {
     /// Samples inside.
@@ -28,9 +28,19 @@ pub struct MachineDocument {
     pub max_rss_bytes: Option<u64>,
     /// Least memory that could still be claimed.
     pub min_available_bytes: Option<u64>,
-    /// The GPU that computed; absent where none did.
+    /// The GPU that computed, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuDocument>,
+    /// The GPUs that computed, where several did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuDocument>,
+}
+
+impl MachineDocument {
+    /// Every GPU that computed and was sampled.
+    pub fn all_gpus(&self) -> impl Iterator<Item = &GpuDocument> {
+        self.gpu.iter().chain(&self.gpus)
+    }
 }
 
 /// Energy over the window of a unit. Only what was counted: never an estimate.
@@ -38,8 +48,8 @@ pub struct MachineDocument {
 #[serde(deny_unknown_fields)]
 pub struct EnergyDocument {
     /// `rapl` (counters of the processor packages, everything that runs on them included), `nvml`
-    /// (the counter of the GPU that computed, without the machine around it), or `none`: the
-    /// system shows no counter.
+    /// (the counters of the GPUs that computed, added up, without the machine around them), or
+    /// `none`: the system shows no counter.
     pub source: String,
     /// Joules over the window.
     pub joules: Option<f64>,

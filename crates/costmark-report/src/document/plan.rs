@@ -22,7 +22,7 @@ pub struct PlanDocument {
     pub levels: Vec<LevelPlan>,
     /// Units in the order they are run.
     pub units: Vec<UnitPlan>,
-    /// `cpu` or `cuda:N`.
+    /// `cpu`, `cuda:N`, or `cuda:0-7` for a replica on each of several GPUs.
     pub device: String,
     /// What serves.
     pub backend: BackendKind,
@@ -114,6 +114,9 @@ pub struct BackendDocument {
     pub kv_dtype: String,
     /// Where it runs.
     pub device: String,
+    /// Engines that served side by side, each with the whole model; left out where there was one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub replicas: u32,
     /// What computes, with version.
     pub software: String,
     /// Dimensions.
@@ -122,14 +125,22 @@ pub struct BackendDocument {
     pub work: Option<ModelWork>,
     /// Longest prompt plus output, in tokens.
     pub max_context: u32,
-    /// Most sequences in a step.
+    /// Most sequences in a step, summed over replicas.
     pub max_sequences: u32,
-    /// Tokens that fit into the KV cache.
+    /// Tokens that fit into the KV cache, summed over replicas.
     pub kv_capacity_tokens: u64,
-    /// Bytes held by weights.
+    /// Bytes held by weights, summed over replicas.
     pub weight_bytes: u64,
     /// Facts a reader must know.
     pub notes: Vec<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 impl BackendDocument {
@@ -145,6 +156,7 @@ impl BackendDocument {
             weight_dtype: info.weight_dtype.clone(),
             kv_dtype: info.kv_dtype.clone(),
             device: info.device.clone(),
+            replicas: info.replicas,
             software: info.software.clone(),
             shape: info.shape,
             work: info.work,
@@ -165,7 +177,8 @@ pub struct PriceDocument {
     pub usd_per_hour: f64,
     /// `provider/instance@region:term`.
     pub reference: String,
-    /// Stated by the user, from a price book, per vCPU, or per accelerator.
+    /// Stated by the user, from a price book, per vCPU, per accelerator, or like a machine with as
+    /// many.
     pub basis: PriceBasis,
     /// The full account: how the figure came about, with source and date.
     pub explanation: String,
@@ -191,6 +204,9 @@ impl PriceDocument {
             }
             PriceBasis::PerAccelerator { instance, .. } => {
                 format!("default: per GPU like {instance}, {}", self.as_of)
+            }
+            PriceBasis::WithAccelerators { instance, .. } => {
+                format!("default: like {instance}, {}", self.as_of)
             }
         }
     }

@@ -29,8 +29,8 @@ pub struct UnitDocument {
     pub warmup: WarmupDocument,
     /// What was measured.
     pub summary: UnitSummary,
-    /// The peaks its MBU and MFU are shares of; absent where none were measured because the
-    /// model is not computed on this machine.
+    /// The peaks its MBU and MFU are shares of, of one replica; absent where none were measured
+    /// because the model is not computed on this machine.
     pub roofline: Option<Roofline>,
     /// The same use as shares of what the vendor states; absent where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,12 +65,14 @@ impl DatasheetUse {
         stated: Option<&DatasheetDocument>,
     ) -> Option<Self> {
         let (steps, measured, stated) = (summary.steps?, measured?, stated?);
+        // Peaks are measured of one replica and stated of all devices.
+        let all = f64::from(steps.replicas);
         Some(Self {
-            mbu: steps.mbu? * measured.read_bytes_per_s / stated.read_bytes_per_s,
+            mbu: steps.mbu? * all * measured.read_bytes_per_s / stated.read_bytes_per_s,
             mfu: stated
                 .flops_per_s
                 .zip(steps.mfu)
-                .map(|(stated, mfu)| mfu * measured.flops_per_s / stated),
+                .map(|(stated, mfu)| mfu * all * measured.flops_per_s / stated),
         })
     }
 }
@@ -107,7 +109,7 @@ pub struct UnitCost {
     pub usd_output: Option<f64>,
     /// Of the three together, what the time in which no step ran costs.
     pub usd_idle: Option<f64>,
-    /// Step time spent on prompts.
+    /// Step time spent on prompts; of several replicas their mean, as in the next three.
     pub prefill_s: Option<f64>,
     /// Step time spent on generation.
     pub decode_s: Option<f64>,

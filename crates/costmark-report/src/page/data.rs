@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Download;
 use super::pictures::Finished;
 use crate::compare::{Metric, units_of};
-use crate::document::{LevelDocument, LoadDocument, RunDocument};
+use crate::document::{LevelDocument, LoadDocument, RunDocument, UnitDocument};
 use crate::find::NamedRun;
 use crate::names;
 use crate::text::inert_line;
@@ -193,7 +193,12 @@ impl LevelData {
 impl TimeData {
     fn new(level: &LevelDocument, run: &RunDocument) -> Option<Self> {
         let units = units_of(run, level);
-        let all_s: f64 = units.iter().map(|u| u.summary.window.seconds).sum();
+        // Of all replicas, as the seconds of steps are.
+        let seconds = |u: &&UnitDocument| {
+            let replicas = u.summary.steps.map_or(1, |s| s.replicas);
+            f64::from(replicas) * u.summary.window.seconds
+        };
+        let all_s: f64 = units.iter().map(seconds).sum();
         let steps: Option<Vec<_>> = units.iter().map(|u| u.summary.steps).collect();
         let steps = steps.filter(|s| !s.is_empty() && all_s > 0.0)?;
         let share = |of: fn(&costmark_metrics::StepSummary) -> f64| {

@@ -92,6 +92,7 @@ fn samples_become_rates() {
         mhz: None,
         package_joules: None,
         gpu: None,
+        gpus: Vec::new(),
     };
     let mut pictures = room(1_000_000 * MS);
     pictures.add_samples(&sample(0, 0.0, 0.0), &sample(2, 3.0, 4.0));

@@ -51,6 +51,29 @@ pub(crate) struct Raw {
     pub(crate) end_ns: u64,
 }
 
+impl Raw {
+    fn replicas(&self) -> u32 {
+        1 + self.steps.iter().map(|s| s.replica).max().unwrap_or(0)
+    }
+
+    /// A second replica does the same at the same time.
+    pub(crate) fn doubled(mut self) -> Self {
+        self.concurrency *= 2;
+        let again = self.requests.clone().into_iter().map(|mut request| {
+            request.id += 1_000_000;
+            request
+        });
+        self.requests.extend(again);
+        let again = self.steps.clone().into_iter().map(|mut step| {
+            step.replica = 1;
+            step
+        });
+        self.steps.extend(again);
+        self.steps.sort_by_key(|step| step.end_ns);
+        self
+    }
+}
+
 /// `concurrency` slots, each with requests one after another for `seconds`; `slower_ns` is
 /// added to every gap between tokens.
 pub(crate) fn raw(concurrency: u32, repeat: u32, seconds: u64, slower_ns: u64) -> Raw {
@@ -94,6 +117,7 @@ pub(crate) fn raw(concurrency: u32, repeat: u32, seconds: u64, slower_ns: u64) -
             let work = WORK.step(&prefill, &decode);
             steps.push(StepRecord {
                 index: steps.len() as u64,
+                replica: 0,
                 start_ns,
                 end_ns,
                 schedule_ns: MS / 10,
@@ -142,6 +166,7 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
         requests: &raw.requests,
         background: &[],
         steps: &raw.steps,
+        replicas: raw.replicas(),
         roofline: Some(ROOFLINE),
         slo: None,
     });
@@ -175,6 +200,7 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
             max_rss_bytes: Some(1 << 30),
             min_available_bytes: Some(1 << 33),
             gpu: None,
+            gpus: Vec::new(),
         }),
         energy: EnergyDocument {
             source: "rapl".into(),
@@ -268,8 +294,11 @@ pub(crate) fn plan() -> PlanDocument {
 }
 
 pub(crate) fn run() -> RunDocument {
-    let units: Vec<UnitDocument> = raws().iter().map(|raw| unit(raw, &model())).collect();
-    let plan = plan();
+    run_of(&raws(), plan())
+}
+
+pub(crate) fn run_of(raws: &[Raw], plan: PlanDocument) -> RunDocument {
+    let units: Vec<UnitDocument> = raws.iter().map(|raw| unit(raw, &model())).collect();
     let levels = plan
         .levels
         .iter()
@@ -345,6 +374,7 @@ pub(crate) fn run() -> RunDocument {
             weight_dtype: "q8_0".into(),
             kv_dtype: "f16".into(),
             device: "cpu (2 threads)".into(),
+            replicas: raws.first().map_or(1, Raw::replicas),
             software: "costmark engine 0.1.0".into(),
             shape: None,
             work: Some(WORK),

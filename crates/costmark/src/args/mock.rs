@@ -15,12 +15,16 @@ pub(crate) struct MockArg {
     itl: Duration,
     /// `None` for any number.
     max_sequences: Option<u32>,
+    /// Mocks that serve side by side, each of `max_sequences`.
+    pub(crate) replicas: u32,
     /// Time jumps from event to event instead of passing.
     pub(crate) is_virtual: bool,
 }
 
-const ACCEPTED: &str = "keys are ttft=TIME, itl=TIME, max-sequences=N and virtual, e.g. \
-                        ttft=50ms,itl=10ms,max-sequences=16,virtual";
+const ACCEPTED: &str = "keys are ttft=TIME, itl=TIME, max-sequences=N, replicas=N and virtual, \
+                        e.g. ttft=50ms,itl=10ms,max-sequences=16,virtual";
+/// Mocks there can be.
+const MOST_REPLICAS: u32 = 256;
 
 impl Default for MockArg {
     fn default() -> Self {
@@ -29,6 +33,7 @@ impl Default for MockArg {
             ttft: Duration::from_nanos(config.ttft_ns),
             itl: Duration::from_nanos(config.itl_ns),
             max_sequences: None,
+            replicas: 1,
             is_virtual: false,
         }
     }
@@ -73,6 +78,16 @@ impl FromStr for MockArg {
                     })?;
                     mock.max_sequences = Some(n);
                 }
+                "replicas" => {
+                    let n = value.parse().ok();
+                    let n = n.filter(|n: &u32| (1..=MOST_REPLICAS).contains(n));
+                    mock.replicas = n.ok_or_else(|| {
+                        format!(
+                            "`{key}={value}`: expected a whole number from 1 to {MOST_REPLICAS}; \
+                             {ACCEPTED}"
+                        )
+                    })?;
+                }
                 "virtual" if value.is_empty() => mock.is_virtual = true,
                 _ => return Err(format!("there is no `{part}`; {ACCEPTED}")),
             }
@@ -88,6 +103,9 @@ impl fmt::Display for MockArg {
         write!(f, "ttft={}ms,itl={}ms", ms(self.ttft), ms(self.itl))?;
         if let Some(n) = self.max_sequences {
             write!(f, ",max-sequences={n}")?;
+        }
+        if self.replicas > 1 {
+            write!(f, ",replicas={}", self.replicas)?;
         }
         if self.is_virtual {
             write!(f, ",virtual")?;
@@ -105,6 +123,7 @@ mod tests {
         for text in [
             "ttft=50ms,itl=10ms",
             "ttft=1.5ms,itl=0.25ms,max-sequences=16,virtual",
+            "ttft=50ms,itl=10ms,max-sequences=4,replicas=3,virtual",
         ] {
             let mock: MockArg = text.parse().unwrap();
             assert_eq!(mock.to_string(), text);
@@ -121,6 +140,8 @@ mod tests {
             ("ttft=50", "with a unit"),
             ("ttft=-50ms", "`ttft=-50ms`"),
             ("max-sequences=0", "above 0"),
+            ("replicas=0", "from 1 to 256"),
+            ("replicas=two", "`replicas=two`"),
             ("virtual=yes", "there is no `virtual=yes`"),
             ("itl=1ms,itl=2ms", "`itl` is given twice"),
         ] {

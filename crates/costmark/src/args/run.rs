@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    EndpointArgs, EngineArgs, LoadArgs, MockArg, ModelArgs, PriceArgs, SamplingArgs, WorkloadArgs,
+    DevicesArg, EndpointArgs, EngineArgs, LoadArgs, MockArg, ModelArgs, PriceArgs, SamplingArgs,
+    WorkloadArgs,
 };
 
 /// The measurement.
@@ -35,9 +36,18 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) workload: WorkloadArgs,
 
+    /// Several GPUs, e.g. 0-7 or 0,2,5: each holds the whole model, and all serve from one queue.
+    /// --kv-budget, --max-sequences and --max-batched-tokens are of each
+    #[arg(
+        long,
+        value_name = "LIST",
+        conflicts_with = "device",
+        help_heading = "Engine"
+    )]
+    pub(crate) devices: Option<DevicesArg>,
     /// How the mock behaves, with --backend mock: e.g.
     /// ttft=50ms,itl=10ms,max-sequences=16,virtual. `virtual` lets time jump from event to
-    /// event
+    /// event; replicas=N serves from one queue on N mocks of max-sequences each
     #[arg(long, value_name = "KEY=VALUE,…", help_heading = "Engine")]
     pub(crate) mock: Option<MockArg>,
 

@@ -5,7 +5,8 @@ use costmark_engine::device;
 use costmark_report::document::ModelDocument;
 
 use crate::args::{
-    BackendArg, DeviceArg, EngineArgs, MockArg, ModelArgs, RunArgs, SamplingArgs, WeightsArg,
+    BackendArg, DeviceArg, DevicesArg, EngineArgs, MockArg, ModelArgs, RunArgs, SamplingArgs,
+    WeightsArg,
 };
 use crate::endpoint::EndpointPlan;
 use crate::failure::{Failure, Result};
@@ -138,10 +139,84 @@ pub(super) fn models(args: &RunArgs, engine: &EnginePlan) -> Result<Vec<ModelPla
     Ok(all)
 }
 
+/// Where it runs: a replica on each of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DevicesPlan {
+    /// At least one.
+    all: Vec<DeviceArg>,
+    /// As it goes into the result: `cpu`, `cuda:1`, `cuda:0-7`.
+    name: String,
+}
+
+impl DevicesPlan {
+    fn one(device: DeviceArg) -> Self {
+        Self {
+            name: match device {
+                DeviceArg::Cpu => "cpu".into(),
+                DeviceArg::Cuda(n) => format!("cuda:{n}"),
+            },
+            all: vec![device],
+        }
+    }
+
+    fn several(devices: &DevicesArg) -> Self {
+        Self {
+            name: format!("cuda:{devices}"),
+            all: devices
+                .numbers()
+                .iter()
+                .copied()
+                .map(DeviceArg::Cuda)
+                .collect(),
+        }
+    }
+
+    /// So many times the CPU, to test what GPUs would do.
+    #[cfg(test)]
+    pub(crate) fn cpus(n: usize) -> Self {
+        Self {
+            all: vec![DeviceArg::Cpu; n],
+            name: format!("cpu × {n}"),
+        }
+    }
+
+    pub(crate) fn all(&self) -> &[DeviceArg] {
+        &self.all
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The flag that names them, for messages.
+    fn flag(&self) -> String {
+        match &self.all[..] {
+            [_] => format!("--device {}", self.name),
+            _ => format!("--devices {}", self.name.trim_start_matches("cuda:")),
+        }
+    }
+
+    /// What is wrong with one of them: of several it is said which one, under the flag that names
+    /// them.
+    pub(crate) fn locate(&self, device: DeviceArg, failure: Failure) -> Failure {
+        let (DeviceArg::Cuda(n), true) = (device, self.all.len() > 1) else {
+            return failure;
+        };
+        let message = failure.message();
+        let known = format!("--device cuda:{n}: ");
+        let message = message.strip_prefix(&known).unwrap_or(&message);
+        let message = format!("{}: cuda:{n}: {message}", self.flag());
+        match failure {
+            Failure::Input(_) => Failure::input(message),
+            Failure::Run(_) => Failure::run(message),
+        }
+    }
+}
+
 /// How it is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EnginePlan {
-    pub(crate) device: DeviceArg,
+    pub(crate) devices: DevicesPlan,
     pub(crate) backend: BackendKind,
     /// Compute threads.
     pub(crate) threads: u32,
@@ -159,28 +234,34 @@ pub(crate) struct EnginePlan {
 }
 
 impl EnginePlan {
-    /// `usable_cores` is what this process may use.
-    pub(crate) fn resolve(args: &EngineArgs, usable_cores: u32) -> Result<Self> {
+    /// `devices` are several GPUs in the place of the one device, `usable_cores` what this process
+    /// may use.
+    pub(crate) fn resolve(
+        args: &EngineArgs,
+        devices: Option<&DevicesArg>,
+        usable_cores: u32,
+    ) -> Result<Self> {
+        let devices = devices.map_or_else(|| DevicesPlan::one(args.device), DevicesPlan::several);
         let backend = match args.backend {
             BackendArg::Engine => BackendKind::Engine,
             BackendArg::Lockstep => BackendKind::Lockstep,
             BackendArg::Mock => BackendKind::Mock,
         };
-        if let DeviceArg::Cuda(n) = args.device {
-            if backend != BackendKind::Engine {
-                return Err(Failure::input(format!(
-                    "--device cuda:{n}: only the engine runs on GPUs; leave --backend out, or \
-                     use --device cpu"
-                )));
-            }
+        if devices.all() != [DeviceArg::Cpu] && backend != BackendKind::Engine {
+            return Err(Failure::input(format!(
+                "{}: only the engine runs on GPUs; leave --backend out, or use --device cpu",
+                devices.flag()
+            )));
+        }
+        for &one in devices.all() {
             // Told before anything is downloaded.
-            device::check(args.device.into())?;
+            device::check(one.into()).map_err(|error| devices.locate(one, error.into()))?;
         }
         if backend != BackendKind::Engine {
             refuse_engine_flags(args)?;
         }
         Ok(Self {
-            device: args.device,
+            devices,
             backend,
             threads: args.threads.unwrap_or(usable_cores).max(1),
             kv_budget_bytes: args.kv_budget.map(|bytes| bytes.0),

@@ -1,6 +1,6 @@
 //! The JSON Schema of plan files, made from the flags themselves: `configs/plans/plan.schema.json`
 //! is this, word for word. What it lets through parses, but for what it cannot see: order
-//! within a range, names of models, and what files hold.
+//! within a range, devices named twice, names of models, and what files hold.
 
 use clap::Arg;
 use serde_json::{Map, Value, json};
@@ -11,6 +11,8 @@ use super::{AXES, DESCRIPTION, flags, key_of, takes_list};
 const TIME: &str = r"^([0-9]*[1-9][0-9]*(\.[0-9]+)?|[0-9]+\.[0-9]*[1-9][0-9]*) ?(ms|s|m|h)$";
 const BYTES: &str = r"^([0-9]*[1-9][0-9]*(\.[0-9]+)?) ?(B|kB|KB|KiB|MB|MiB|GB|GiB|TB|TiB)$";
 const LENGTH: &str = r"^([1-9][0-9]*(\.\.[1-9][0-9]*)?|(normal|lognormal):[1-9][0-9]*,[1-9][0-9]*|quantiles:[0-9.]+=[1-9][0-9]*(,[0-9.]+=[1-9][0-9]*)+|file:.+)$";
+/// A device below 256.
+const DEVICE: &str = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
 const WINDOW: &str = r"^([0-9.]+ ?(ms|s|m|h)|0)?\.\.([0-9.]+ ?(ms|s|m|h))?$";
 
 /// Keys that only have a meaning beside another one.
@@ -166,6 +168,11 @@ fn scalar(flag: &Arg) -> Value {
         "trace_format" => json!({ "enum": ["azure", "mooncake", "burstgpt", "plain"] }),
         "dtype" | "kv_dtype" => json!({ "enum": ["f32", "f16", "bf16"] }),
         "device" => text("^(cpu|cuda(:[0-9]+)?)$"),
+        "devices" => {
+            let part = format!("{DEVICE}(-{DEVICE})?");
+            let number = json!({ "type": "integer", "minimum": 0, "maximum": 255 });
+            or(number, text(&format!("^{part}( *, *{part})*$")))
+        }
         "weights" => text("^(real|synthetic(:[0-9]+)?)$"),
         "arrivals" => text(
             r"^(poisson|constant|gamma:[0-9.]*[1-9][0-9.]*|bursts:[1-9][0-9]*|ramp:[0-9.]*[1-9][0-9.]*(ms|s|m|h))$",
