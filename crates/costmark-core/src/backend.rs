@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::replicas::Replica;
 use crate::request::{FinishReason, Request, RequestError, RequestId};
 use crate::shape::ModelShape;
 use crate::step::StepRecord;
@@ -44,6 +45,11 @@ pub trait Backend {
     /// any in particular, which spares the making of millions.
     fn reads_prompts(&self) -> bool {
         true
+    }
+
+    /// This backend as one that rings when there is something to poll, if it does.
+    fn ringing(&mut self) -> Option<&mut dyn Replica> {
+        None
     }
 
     /// Whether its clock is simulated: its seconds are not the machine's, and what the machine

@@ -24,7 +24,7 @@ pub use backend::{
 };
 pub use clock::{Clock, MonotonicClock};
 pub use interval::Interval;
-pub use replicas::{Bell, Replica, Replicas};
+pub use replicas::{Bell, Replica, Replicas, Waiting};
 pub use request::{
     ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId, RequestRecord, Sampling,
 };

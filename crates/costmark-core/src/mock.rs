@@ -438,6 +438,10 @@ impl Backend for MockBackend {
     fn simulates_time(&self) -> bool {
         matches!(self.time, MockTime::Virtual)
     }
+
+    fn ringing(&mut self) -> Option<&mut dyn Replica> {
+        Some(self)
+    }
 }
 
 impl Replica for MockBackend {

@@ -20,11 +20,10 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-pub use bell::Bell;
+pub use bell::{Bell, Waiting};
 
 use crate::backend::{Backend, BackendError, BackendInfo, Event, Usage};
 use crate::request::{FinishReason, Request, RequestId};
-use bell::Waiting;
 use homes::Homes;
 
 /// A backend of which several can serve as one.
@@ -88,7 +87,7 @@ impl Replicas {
     /// When there are none, or they are not alike.
     pub fn new(mut replicas: Vec<Box<dyn Replica>>, device: String) -> Result<Self, BackendError> {
         let info = info(&replicas, device)?;
-        let (bell, rung) = bell::bell();
+        let (bell, rung) = Bell::new();
         for replica in &mut replicas {
             replica.ring(bell.clone());
         }

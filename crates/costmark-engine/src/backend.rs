@@ -251,6 +251,10 @@ impl Backend for EngineBackend {
             received = true;
         }
     }
+
+    fn ringing(&mut self) -> Option<&mut dyn Replica> {
+        Some(self)
+    }
 }
 
 impl Replica for EngineBackend {

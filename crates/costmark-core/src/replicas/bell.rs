@@ -12,16 +12,17 @@ pub struct Bell(SyncSender<()>);
 
 /// Who waits for a [`Bell`].
 #[derive(Debug)]
-pub(super) struct Waiting(Receiver<()>);
-
-/// A bell and who waits for it.
-pub(super) fn bell() -> (Bell, Waiting) {
-    // One ring is enough, however many wanted to: whoever is woken looks at everything.
-    let (rings, rung) = sync_channel(1);
-    (Bell(rings), Waiting(rung))
-}
+pub struct Waiting(Receiver<()>);
 
 impl Bell {
+    /// A bell, and who waits for it.
+    #[must_use]
+    pub fn new() -> (Self, Waiting) {
+        // One ring is enough, however many wanted to: whoever is woken looks at everything.
+        let (rings, rung) = sync_channel(1);
+        (Self(rings), Waiting(rung))
+    }
+
     /// Rings. What there is to tell must be there to be found by now. Never waits.
     pub fn ring(&self) {
         // Full: it rang and was not heard yet. Closed: nobody waits any more.
@@ -38,7 +39,7 @@ impl Drop for Bell {
 impl Waiting {
     /// Until it has rung since the last time, for as long as this, or until nobody is left who
     /// could ring.
-    pub(super) fn wait(&self, at_most: Option<Duration>) {
+    pub fn wait(&self, at_most: Option<Duration>) {
         // Whichever it was: the waiter looks for himself.
         match at_most {
             None => drop(self.0.recv()),
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn it_is_heard_once_and_never_blocks() {
-        let (first, waiting) = bell();
+        let (first, waiting) = Bell::new();
         let second = first.clone();
         for _ in 0..3 {
             first.ring();
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_dies_is_heard() {
-        let (bell, waiting) = bell();
+        let (bell, waiting) = Bell::new();
         let kept = bell.clone();
         let thread = std::thread::spawn(move || {
             let _bell = bell;

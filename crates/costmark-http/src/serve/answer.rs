@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,13 +12,13 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::logprobs::{self, Told};
-use super::pump::{Command, Piece};
+use super::pump::{Command, Orders, Piece};
 use super::text::Detokenizer;
 
 /// Tells the backend when whoever waited has gone.
 pub(crate) struct Guard {
     pub(crate) id: RequestId,
-    pub(crate) commands: Sender<Command>,
+    pub(crate) commands: Orders,
     pub(crate) ended: bool,
 }
 

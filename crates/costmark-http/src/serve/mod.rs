@@ -18,12 +18,12 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use costmark_core::Backend;
+use costmark_core::{Backend, Bell};
 
 pub use chat::{ChatTemplate, TemplateError};
 
 use metrics::Metrics;
-use pump::Pump;
+use pump::{Orders, Pump};
 use routes::Desk;
 
 /// Turns text into tokens and back. Made by whoever has a tokenizer.
@@ -82,7 +82,8 @@ pub fn serve(
 ) -> io::Result<()> {
     crate::listen::prepare(&listener)?;
     let metrics = Arc::new(Metrics::default());
-    let (commands, inbox) = std::sync::mpsc::channel();
+    let (bell, rung) = Bell::new();
+    let (commands, inbox) = Orders::new(bell.clone());
     let desk = Desk::new(backend.info(), options, commands, Arc::clone(&metrics));
     let (halt, halted) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -96,7 +97,7 @@ pub fn serve(
             runtime.block_on(routes::accept(listener, doors, halted));
             runtime.shutdown_background();
         })?;
-    let ended = Pump::new(backend, inbox, metrics).run(&desk, options.grace, stop);
+    let ended = Pump::new(backend, (bell, rung), inbox, metrics).run(&desk, options.grace, stop);
     // A thread that has gone already needs no word.
     _ = halt.send(());
     _ = thread.join();

@@ -3,26 +3,47 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, SendError, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use costmark_core::{
-    Backend, Event, FinishReason, Request, RequestError, RequestId, TokenLogprobs, Usage,
+    Backend, Bell, Event, FinishReason, Request, RequestError, RequestId, TokenLogprobs, Usage,
+    Waiting,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::metrics::Metrics;
 use super::routes::Desk;
 
-/// How long a new request may wait for the backend to be looked up from.
-const TICK_NS: u64 = 500_000;
-/// How often an idle server looks whether it should stop.
+/// How long what there is to hear may wait where the backend does not ring.
+const TICK: Duration = Duration::from_micros(500);
+/// How often a server that hears nothing looks whether it should stop.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// What sockets ask of the backend.
 pub(crate) enum Command {
     Submit(Request, UnboundedSender<Piece>),
     Cancel(RequestId),
+}
+
+/// Where commands are given; rings after each.
+#[derive(Clone)]
+pub(crate) struct Orders {
+    commands: Sender<Command>,
+    bell: Bell,
+}
+
+impl Orders {
+    pub(crate) fn new(bell: Bell) -> (Self, Receiver<Command>) {
+        let (commands, inbox) = channel();
+        (Self { commands, bell }, inbox)
+    }
+
+    pub(crate) fn send(&self, command: Command) -> Result<(), SendError<Command>> {
+        self.commands.send(command)?;
+        self.bell.ring();
+        Ok(())
+    }
 }
 
 /// What comes back.
@@ -37,6 +58,9 @@ pub(crate) enum Piece {
 
 pub(crate) struct Pump<'a> {
     backend: &'a mut dyn Backend,
+    rung: Waiting,
+    /// How long it sleeps at most.
+    patience: Duration,
     inbox: Receiver<Command>,
     metrics: Arc<Metrics>,
     waiting: HashMap<RequestId, UnboundedSender<Piece>>,
@@ -45,11 +69,21 @@ pub(crate) struct Pump<'a> {
 impl<'a> Pump<'a> {
     pub(crate) fn new(
         backend: &'a mut dyn Backend,
+        (bell, rung): (Bell, Waiting),
         inbox: Receiver<Command>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let patience = match backend.ringing() {
+            Some(ringing) => {
+                ringing.ring(bell);
+                IDLE
+            }
+            None => TICK,
+        };
         Self {
             backend,
+            rung,
+            patience,
             inbox,
             metrics,
             waiting: HashMap::new(),
@@ -80,33 +114,42 @@ impl<'a> Pump<'a> {
                 }
             }
             self.take_commands()?;
-            if self.waiting.is_empty() {
-                continue;
+            if !self.waiting.is_empty() {
+                let now_ns = self.backend.now_ns();
+                self.backend
+                    .poll(Some(now_ns), &mut events)
+                    .map_err(io::Error::other)?;
+                for event in events.drain(..) {
+                    self.hand_over(event);
+                }
             }
-            let until_ns = self.backend.now_ns() + TICK_NS;
-            self.backend
-                .poll(Some(until_ns), &mut events)
-                .map_err(io::Error::other)?;
-            for event in events.drain(..) {
-                self.hand_over(event);
-            }
+            self.rest();
         }
     }
 
+    /// Until a command or the backend rings, or what the backend announced is due.
+    fn rest(&mut self) {
+        let now_ns = self.backend.now_ns();
+        let patience = match self.waiting.is_empty() {
+            true => IDLE,
+            false => self.patience,
+        };
+        let due = self.backend.ringing().and_then(|ringing| ringing.due_ns());
+        let due = due.map(|due_ns| Duration::from_nanos(due_ns.saturating_sub(now_ns)));
+        self.rung
+            .wait(Some(due.map_or(patience, |due| due.min(patience))));
+    }
+
     fn take_commands(&mut self) -> io::Result<()> {
-        if self.waiting.is_empty() {
-            match self.inbox.recv_timeout(IDLE) {
+        loop {
+            match self.inbox.try_recv() {
                 Ok(command) => self.obey(command)?,
-                Err(RecvTimeoutError::Timeout) => return Ok(()),
-                Err(RecvTimeoutError::Disconnected) => {
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => {
                     return Err(io::Error::other("the thread that holds the sockets died"));
                 }
             }
         }
-        while let Ok(command) = self.inbox.try_recv() {
-            self.obey(command)?;
-        }
-        Ok(())
     }
 
     fn obey(&mut self, command: Command) -> io::Result<()> {

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -26,7 +25,7 @@ use super::ServeOptions;
 use super::answer::{Answering, EventStream, Guard, Style, stopped};
 use super::asked::{Asked, Terms};
 use super::metrics::Metrics;
-use super::pump::{Command, Piece};
+use super::pump::{Command, Orders, Piece};
 use super::text::Detokenizer;
 
 type Page = Response<BoxBody<Bytes, Infallible>>;
@@ -41,7 +40,7 @@ pub(crate) struct Desk {
     /// What serves computes a distribution.
     logprobs: bool,
     software: String,
-    commands: Sender<Command>,
+    commands: Orders,
     metrics: Arc<Metrics>,
     next_id: AtomicU64,
     in_flight: Arc<AtomicUsize>,
@@ -65,7 +64,7 @@ impl Desk {
     pub(crate) fn new(
         info: &BackendInfo,
         options: &ServeOptions,
-        commands: Sender<Command>,
+        commands: Orders,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
