@@ -38,10 +38,13 @@ impl Progress {
         }
     }
 
-    /// A line that stays.
+    /// A line that stays. On a terminal it is folded between words.
     pub(crate) fn say(self, text: &str) {
-        if self != Self::Quiet {
-            anstream::eprintln!("{}", inert(text));
+        let text = inert(text);
+        match self {
+            Self::Quiet => {}
+            Self::Plain => anstream::eprintln!("{text}"),
+            Self::Bars => anstream::eprintln!("{}", folded(&text, columns())),
         }
     }
 
@@ -142,6 +145,14 @@ fn columns() -> usize {
     terminal_size::terminal_size_of(std::io::stderr()).map_or(COLUMNS, |(width, _)| width.0.into())
 }
 
+/// Lines of so many columns, broken between words only: what is pasted elsewhere stays whole.
+fn folded(text: &str, columns: usize) -> String {
+    let options = textwrap::Options::new(columns)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    textwrap::fill(text, options)
+}
+
 /// The begin of `text` that fits into so many columns, each character taking one.
 fn cut(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
@@ -159,6 +170,14 @@ fn plain_style() -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_folded_between_words() {
+        let text = "Results: runs/2026-11-28-a-long-name/report.html, kept";
+        let lines = "Results:\nruns/2026-11-28-a-long-name/report.html,\nkept";
+        assert_eq!(folded(text, 20), lines);
+        assert_eq!(folded(text, 80), text);
+    }
 
     #[test]
     fn what_does_not_fit_is_cut() {
