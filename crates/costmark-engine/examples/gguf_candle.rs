@@ -2,7 +2,7 @@
 //! of `gguf_speed`: a prompt of 512 tokens, and decode of 64 tokens by one sequence (it runs
 //! no more than one at a time on a CPU). `scripts/compare-llama-cpp` runs it in turn.
 //!
-//! `cargo run --release -p costmark-engine --example gguf_candle -- FILE.gguf`
+//! `cargo run --release --example gguf_candle -- FILE.gguf`
 
 use std::io::BufReader;
 use std::time::Instant;

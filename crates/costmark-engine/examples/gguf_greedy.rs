@@ -1,7 +1,7 @@
 //! The greedy continuation of token ids on a GGUF file, as a JSON list.
 //! `scripts/compare-llama-cpp --check` compares it with llama.cpp's.
 //!
-//! `cargo run --release -p costmark-engine --example gguf_greedy -- FILE.gguf 1,2,3 TOKENS`
+//! `cargo run --release --example gguf_greedy -- FILE.gguf 1,2,3 TOKENS`
 
 use costmark_core::{Event, MonotonicClock, Request, Sampling};
 use costmark_engine::error::Result;

@@ -7,7 +7,7 @@
 //! (`load_peak_bytes`) and in the end (`held_bytes`), pages of the mapped file apart; and what
 //! they are made of (`weight_bytes`, `kv_bytes`).
 //!
-//! `cargo run --release -p costmark-engine --example gguf_speed -- FILE.gguf`
+//! `cargo run --release --example gguf_speed -- FILE.gguf`
 
 use std::fs::File;
 use std::io::Read;

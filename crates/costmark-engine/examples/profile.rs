@@ -1,7 +1,7 @@
 //! Where a step's time goes: products with weights, attention, the operations around
 //! them, sampling, scheduling. Synthetic weights of the Qwen3-0.6B shape.
 //!
-//! `cargo run --release -p costmark-engine --example profile -- [q4_k_m] [block=32] [step=512]
+//! `cargo run --release --example profile -- [q4_k_m] [block=32] [step=512]
 //! [512 16x256 …]`: a number is a prompt alone, `16x256` decode of 16 sequences after 256.
 
 use std::sync::Arc;
