@@ -98,8 +98,8 @@ pub struct Peaks {
     pub threads: u32,
     /// Size of the buffer run over, bytes.
     pub buffer_bytes: u64,
-    /// Memory read bandwidth: a sum over the buffer, in pages as the system hands them out,
-    /// which are the pages weights lie in too.
+    /// Memory read bandwidth: a sum over the buffer, in large pages where the system gives them,
+    /// which weights lie in too, fetched ahead.
     pub read_bytes_per_s: Rate,
     /// Triad bandwidth `a = b + s·c` in f64: two reads and one write counted, as STREAM does.
     /// The read of `a`'s lines that a plain store causes on most machines (write-allocate)
