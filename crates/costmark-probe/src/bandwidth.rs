@@ -7,8 +7,8 @@
 //!
 //! The buffer lies in large pages where the system gives them, and reads fetch ahead: what the
 //! fastest programs do, so that a share of this peak is not more than all of it. On two threads
-//! of a Xeon that reads 1.08 times what plain reads of small pages do (medians of 12 passes in
-//! turn); either alone gains nothing.
+//! of a Xeon that is a tenth more than plain reads of small pages (medians of 12 passes in turn);
+//! large pages alone gain nothing.
 
 use std::hint::black_box;
 use std::sync::Barrier;

@@ -68,6 +68,24 @@ pub(super) fn load(word: &Word) -> __m512i {
 /// How many bytes ahead of its use a weight is fetched.
 pub(super) const AHEAD: usize = 4096;
 
+/// Where lines are brought into the second-level cache first: how many bytes ahead of its use a
+/// weight comes from there into the first.
+const NEAR: usize = 1024;
+
+/// Fetches the cache line that lies [`AHEAD`] bytes behind `at` into the second-level cache and the
+/// one [`NEAR`] behind it from there into the first, which has too few places to wait for memory in.
+///
+/// Beside one fetch into the first, calls in turn, medians of 57, two threads of a Xeon: with one
+/// row `q8_0` 1.08 times as fast, `q4_0` 1.06, `q4_k` 1.20, `q6_k` 1.13, `bf16` 1.06, `f16` 1.07;
+/// with eight 1.03, 1.01, 1.11, 1.07, 1.11 and 0.99.
+#[inline(always)]
+pub(super) fn fetch_in_stages<T>(at: &T) {
+    let line = std::ptr::from_ref(at).cast::<i8>().wrapping_add(AHEAD);
+    // SAFETY: as for `fetch`.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
+    fetch(at, NEAR);
+}
+
 /// Fetches the cache line that lies `distance` bytes behind `at`, or nothing where no memory
 /// is.
 #[inline(always)]

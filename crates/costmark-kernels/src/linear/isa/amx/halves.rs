@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::avx512::{Sums, Word, fetch};
+use super::super::avx512::{Sums, Word, fetch_in_stages};
 use super::{fetch_next, part_of, pieces, row_tiles};
 use crate::linear::activations::TILE_ROWS;
 use crate::linear::halves::Halves;
@@ -13,8 +13,6 @@ use crate::tiles::{Shapes, Tiles, load, multiply, store};
 
 /// Words of a tile: two values of each lane.
 const WORDS: usize = 16;
-/// How many bytes ahead of its use a weight is fetched.
-const AHEAD: usize = 4096;
 
 /// Chunks of a piece of two panels: 16 KiB of weights.
 const BLOCK: usize = 8;
@@ -212,7 +210,7 @@ fn products<const P: usize, const T: usize>(
                 }
             };
             if cold {
-                (0..P).for_each(|p| tile(p).iter().for_each(|word| fetch(word, AHEAD)));
+                (0..P).for_each(|p| tile(p).iter().for_each(fetch_in_stages));
             }
             load!(6, tile(0).as_ptr(), 64usize);
             if P == 2 {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{AHEAD, Sums, fetch, load, load_scales, store_sums};
+use super::{AHEAD, Sums, fetch, fetch_in_stages, load, load_scales, store_sums};
 use crate::linear::activations::Groups;
 use crate::linear::packed::{Packed, Panel};
 
@@ -55,7 +55,7 @@ fn products<const FOUR_BITS: bool, const R: usize>(
         let mut products: [__m512i; R] =
             std::array::from_fn(|r| _mm512_set1_epi32(offset * x.sums[at[r]]));
         if cold {
-            group.iter().for_each(|word| fetch(word, AHEAD));
+            group.iter().for_each(fetch_in_stages);
             fetch(scales, AHEAD / 2 / words);
         }
         for (v, word) in group.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, Word, fetch, load, load_scales};
+use super::{Word, fetch_in_stages, load, load_scales};
 use crate::TensorFormat;
 use crate::linear::packed::Panel;
 
@@ -49,7 +49,7 @@ impl Unpacked {
             _ => 52,
         };
         let vectors = &vectors[words * block..][..words];
-        vectors.iter().for_each(|word| fetch(word, AHEAD));
+        vectors.iter().for_each(fetch_in_stages);
         match format {
             TensorFormat::Q4K => self.q4k(vectors),
             TensorFormat::Q5K => self.q5k(vectors),
