@@ -5,7 +5,7 @@
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use costmark_core::{
     Backend, BackendError, BackendInfo, BackendKind, Bell, Clock, ErrorClass, Event,
@@ -46,13 +46,6 @@ impl ModelDescription {
         }
     }
 }
-
-/// How long an engine that was idle waits for one more request before its first step. Requests that
-/// end together are followed by others that come one after another, from sockets a fraction of a
-/// millisecond apart: a step that begins with the first of them alone holds up all others.
-const PAUSE: Duration = Duration::from_micros(200);
-/// How long it waits in all, however many come.
-const GATHERING: Duration = Duration::from_millis(2);
 
 /// See the [module](self).
 pub struct EngineBackend {
@@ -316,14 +309,6 @@ fn serve(mut core: EngineCore, inbox: &Receiver<Command>, mut outbox: Outbox) {
             match inbox.recv() {
                 Ok(command) => obey(&mut core, command, &mut outbox, &mut events),
                 Err(_) => return,
-            }
-            let first = Instant::now();
-            while !core.is_idle() && first.elapsed() < GATHERING {
-                match inbox.recv_timeout(PAUSE) {
-                    Ok(command) => obey(&mut core, command, &mut outbox, &mut events),
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
             }
         }
         loop {

@@ -34,6 +34,7 @@ pub(crate) fn attend<T: KvElement>(
     let isas = [Isa::for_prompts(), Isa::for_generated()];
     let parts = batch.spans.iter().flat_map(|span| {
         let parts = span.parts().into_iter().zip(isas);
+        let parts = parts.filter(|(tokens, _)| !tokens.is_empty());
         parts.map(move |(tokens, isa)| (span, tokens, isa))
     });
     for (span, tokens, isa) in parts {
