@@ -58,13 +58,14 @@ fn tokens_follow_their_sending_in_order_and_connections_are_kept() {
         assert_eq!((usage.input_tokens, usage.output_tokens), (8, 10));
         assert!(at_ns >= fate.tokens.last().unwrap().0);
     }
-    assert!(
-        backend
-            .info()
-            .notes
-            .iter()
-            .all(|n| !n.contains("sent again"))
-    );
+    let notes = backend.info().notes.join("\n");
+    assert!(!notes.contains("sent again"), "{notes}");
+    assert!(notes.contains("opened by requests: 1, in"), "{notes}");
+    let whose = match cfg!(target_os = "linux") {
+        true => "as the system's kernel tells",
+        false => "read from the socket",
+    };
+    assert!(notes.contains(whose), "{notes}");
 }
 
 #[test]

@@ -135,6 +135,10 @@ fn delays_by_cap(units: &[UnitSummary]) -> impl Iterator<Item = u64> {
         .map(|o| o.delayed_by_cap)
 }
 
+/// What helps a load generator that is late; where it is told, the backend is not known.
+const LEAVE_A_CORE: &str = "leave a core to the load generator (--threads; a server at \
+                            --endpoint: drive it from another machine)";
+
 fn client_limited(level: &LevelSummary, units: &[UnitSummary]) -> Option<String> {
     if delays_by_cap(units).any(|delayed| delayed > 0) {
         // The wait was asked for.
@@ -149,7 +153,7 @@ fn client_limited(level: &LevelSummary, units: &[UnitSummary]) -> Option<String>
     if let Some(share) = worst {
         return Some(format!(
             "client-limited: only {:.1} % of the requests that were due could be sent in time; \
-             leave a core to the load generator with --threads, or lower --rate",
+             {LEAVE_A_CORE}, or lower --rate",
             100.0 * share
         ));
     }
@@ -160,7 +164,7 @@ fn client_limited(level: &LevelSummary, units: &[UnitSummary]) -> Option<String>
     (delay_ms > CLIENT_LIMITED_SHARE * ttft_ms).then(|| {
         format!(
             "client-limited: requests waited up to {delay_ms:.2} ms to be sent, over 1 % of the \
-             median TTFT of {ttft_ms:.2} ms; leave a core to the load generator with --threads"
+             median TTFT of {ttft_ms:.2} ms; {LEAVE_A_CORE}"
         )
     })
 }

@@ -1,7 +1,6 @@
 //! Connections: name, socket, TLS, protocol; each step with its own class of failure.
 
-use std::cell::{Cell, RefCell};
-use std::io;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -10,11 +9,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use costmark_core::{Clock, ErrorClass, MonotonicClock, RequestError};
+use costmark_core::{ErrorClass, MonotonicClock, RequestError};
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -22,67 +21,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::HttpOptions;
+use super::arrival::{Arrival, Receiver, Stamp, Stamped};
 use super::endpoint::Endpoint;
 use super::error::{ConnectError, failure};
 
 /// Larger buffers make long prompts slower and cost memory per stream; smaller ones split
 /// the largest events.
 const READ_BUFFER_BYTES: usize = 64 << 10;
-
-/// When bytes last left a socket.
-pub(crate) type Stamp = Rc<Cell<u64>>;
-
-/// Takes the time whenever bytes leave the socket, below TLS and before any parsing.
-struct Stamped {
-    socket: TcpStream,
-    clock: MonotonicClock,
-    stamp: Stamp,
-}
-
-impl AsyncRead for Stamped {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.stamp.set(self.clock.now_ns());
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Stamped {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-}
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
@@ -112,7 +57,8 @@ pub(crate) struct H2 {
 }
 
 impl Line {
-    pub(crate) fn stamp_ns(&self) -> u64 {
+    /// When what was read last came.
+    pub(crate) fn arrival(&self) -> Arrival {
         match self {
             Self::H1(line) => line.stamp.get(),
             Self::H2(line) => line.stamp.get(),
@@ -162,6 +108,8 @@ pub(crate) struct Connector {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     http2: bool,
     clock: MonotonicClock,
+    /// Shared by all sockets of the thread.
+    receiver: Option<Rc<RefCell<Receiver>>>,
     /// What the name resolved to; asked once, since resolving takes threads and time.
     addresses: RefCell<Vec<SocketAddr>>,
 }
@@ -187,17 +135,16 @@ impl Connector {
             tls,
             http2: options.http2,
             clock,
+            receiver: Receiver::new().map(RefCell::new).map(Rc::new),
             addresses: RefCell::default(),
         })
     }
 
     pub(crate) async fn connect(&self) -> Result<Line, RequestError> {
         let stamp = Stamp::default();
-        let socket = Stamped {
-            socket: self.socket().await?,
-            clock: self.clock,
-            stamp: Rc::clone(&stamp),
-        };
+        let socket = self.socket().await?;
+        let receiver = self.receiver.clone();
+        let socket = Stamped::new(socket, self.clock, Rc::clone(&stamp), receiver);
         let Some((tls, name)) = &self.tls else {
             return handshake(Box::new(socket), self.http2, stamp).await;
         };

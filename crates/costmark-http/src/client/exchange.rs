@@ -12,6 +12,7 @@ use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::arrival::Arrival;
 use super::connect::Line;
 use super::error::failure;
 
@@ -114,18 +115,18 @@ impl Exchange {
         Ok(Self { line, response })
     }
 
-    /// The next bytes of the body and when they left the socket; `None` at its end.
+    /// The next bytes of the body and when they came; `None` at its end.
     pub(crate) async fn bytes(
         &mut self,
         deadline: &mut Deadline,
-    ) -> Result<Option<(Bytes, u64)>, RequestError> {
+    ) -> Result<Option<(Bytes, Arrival)>, RequestError> {
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(found) = self.poll_body(cx) {
                     match found {
                         Ok(Some(bytes)) if bytes.is_empty() => continue,
                         Ok(Some(bytes)) => {
-                            return Poll::Ready(Ok(Some((bytes, self.line.stamp_ns()))));
+                            return Poll::Ready(Ok(Some((bytes, self.line.arrival()))));
                         }
                         Ok(None) => return Poll::Ready(Ok(None)),
                         Err(error) => return Poll::Ready(Err(cut(&error))),
@@ -135,7 +136,7 @@ impl Exchange {
                 match self.poll_body(cx) {
                     Poll::Ready(Ok(Some(bytes))) if bytes.is_empty() => {}
                     Poll::Ready(Ok(Some(bytes))) => {
-                        return Poll::Ready(Ok(Some((bytes, self.line.stamp_ns()))));
+                        return Poll::Ready(Ok(Some((bytes, self.line.arrival()))));
                     }
                     Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(cut(&error))),
@@ -152,6 +153,11 @@ impl Exchange {
             }
         })
         .await
+    }
+
+    /// When what was read last came.
+    pub(crate) fn arrival(&self) -> Arrival {
+        self.line.arrival()
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, hyper::Error>> {

@@ -6,6 +6,7 @@
 //!       └────── outbox (events) ◀────┘
 //! ```
 
+mod arrival;
 mod backend;
 mod body;
 mod connect;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use costmark_core::{
@@ -11,6 +12,7 @@ use http_body_util::Full;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, StatusCode, Version};
 
+use super::arrival::{Arrival, Punctuality};
 use super::connect::Line;
 use super::error::failure;
 use super::exchange::{Deadline, Exchange};
@@ -84,6 +86,7 @@ struct Running<'a> {
     first_reasoning_ns: Option<u64>,
     first_content_ns: Option<u64>,
     last_token_ns: u64,
+    punctuality: Punctuality,
 }
 
 impl<'a> Running<'a> {
@@ -97,6 +100,7 @@ impl<'a> Running<'a> {
             first_reasoning_ns: None,
             first_content_ns: None,
             last_token_ns: 0,
+            punctuality: Punctuality::default(),
         }
     }
 
@@ -117,17 +121,14 @@ impl<'a> Running<'a> {
         } else {
             Answer::whole(keep_text)
         };
-        let mut last_ns = self.shared.clock.now_ns();
         let whole = loop {
-            let Some((bytes, at_ns)) = exchange.bytes(&mut deadline).await? else {
-                last_ns = last_ns.max(self.shared.clock.now_ns());
+            let Some((bytes, arrival)) = exchange.bytes(&mut deadline).await? else {
                 let arrived = answer.end()?;
-                self.on_arrived(arrived, last_ns, &mut deadline)?;
+                self.on_arrived(arrived, exchange.arrival(), &mut deadline)?;
                 break true;
             };
-            last_ns = at_ns;
             let arrived = answer.feed(&bytes)?;
-            self.on_arrived(arrived, at_ns, &mut deadline)?;
+            self.on_arrived(arrived, arrival, &mut deadline)?;
             if answer.seen.done {
                 break false;
             }
@@ -148,7 +149,7 @@ impl<'a> Running<'a> {
                 "the server aborted the request",
             ));
         }
-        let ending = self.finish(&mut answer, last_ns);
+        let ending = self.finish(&mut answer, exchange.arrival()).await;
         Ok((ending, Some(exchange)))
     }
 
@@ -181,7 +182,13 @@ impl<'a> Running<'a> {
                 Err(no_answer) => return Err(no_answer.error),
             }
         }
+        let begun_ns = shared.clock.now_ns();
         let line = shared.connect().await?;
+        let took_ns = shared.clock.now_ns().saturating_sub(begun_ns);
+        shared.tally.add(|counts| {
+            counts.connected += 1;
+            counts.connecting_ns += took_ns;
+        });
         let request = self.request(&line)?;
         match Exchange::begin(line, request, &mut deadline).await {
             Ok(exchange) => Ok((exchange, deadline)),
@@ -198,12 +205,15 @@ impl<'a> Running<'a> {
     fn on_arrived(
         &mut self,
         new: Arrived,
-        at_ns: u64,
+        arrival: Arrival,
         deadline: &mut Deadline,
     ) -> Result<(), RequestError> {
         if new.tokens == 0 {
             return Ok(());
         }
+        // An answer does not come before its question, whatever was read of another one.
+        let at_ns = arrival.at_ns.max(self.sent_ns);
+        self.punctuality.add(arrival);
         let timeout = self.shared.timeouts.between_tokens;
         let until_ns = at_ns.saturating_add(nanos(timeout));
         if self.arrived.get() == 0 {
@@ -248,23 +258,29 @@ impl<'a> Running<'a> {
 
     /// Settles the counts: the server's where it tells them, else a tokenizer's, else the
     /// number of events.
-    fn finish(&mut self, answer: &mut Answer, at_ns: u64) -> Event {
+    async fn finish(&mut self, answer: &mut Answer, last: Arrival) -> Event {
         let text = answer.seen.text.take();
         let seen = &answer.seen;
         let events = self.arrived.get();
         let told = seen.usage.map(|usage| usage.completion_tokens);
-        let by_text = || {
-            let text = text.as_deref()?;
-            Some(self.shared.text.as_ref()?.count(text))
+        let counted = match (told, text) {
+            (None, Some(text)) => self.count(text).await,
+            (Some(told_tokens), Some(text)) => {
+                if let Some(recounter) = &self.shared.recounter {
+                    recounter.offer(Answered { text, told_tokens });
+                }
+                told
+            }
+            (told, None) => told,
         };
-        let counted = told.or_else(by_text).filter(|&n| n > 0);
+        let counted = counted.filter(|&n| n > 0);
         if let Some(more) = counted
             .and_then(|n| n.checked_sub(events))
             .filter(|&n| n > 0)
         {
             // When they came is not known, only that they had by the last event.
             let last_ns = if events == 0 {
-                at_ns
+                last.at_ns.max(self.sent_ns)
             } else {
                 self.last_token_ns
             };
@@ -275,6 +291,7 @@ impl<'a> Running<'a> {
         let reasoning = seen.usage.map_or(0, |usage| usage.reasoning_tokens());
         self.shared.tally.add(|counts| {
             counts.finished += 1;
+            counts.punctuality.merge(self.punctuality);
             counts.output_tokens += u64::from(output);
             counts.reasoning_tokens += u64::from(reasoning.max(self.reasoning));
             counts.uncounted += u64::from(told.is_none());
@@ -304,15 +321,11 @@ impl<'a> Running<'a> {
                 counts.prompt_surplus += i64::from(input) - i64::from(self.job.input_tokens);
             }
         });
-        if let (Some(told_tokens), Some(text), Some(recounter)) =
-            (told, text, &self.shared.recounter)
-        {
-            recounter.offer(Answered { text, told_tokens });
-        }
         let full = output >= self.job.max_tokens;
         Event::Finished {
             request: self.job.id,
-            at_ns,
+            // Whoever waits for it hears of it now.
+            at_ns: last.read_ns,
             reason: match seen.finish {
                 Some(Finish::Length) => FinishReason::Length,
                 None if full => FinishReason::Length,
@@ -328,6 +341,14 @@ impl<'a> Running<'a> {
                 output_tokens: output,
             },
         }
+    }
+
+    /// Tokens of `text` by the tokenizer. On another thread, since for a long answer that takes
+    /// longer than bytes may wait at a socket.
+    async fn count(&self, text: String) -> Option<u32> {
+        let counter = Arc::clone(self.shared.text.as_ref()?);
+        let counting = tokio::task::spawn_blocking(move || counter.count(&text));
+        counting.await.ok()
     }
 }
 

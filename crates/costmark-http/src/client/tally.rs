@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::arrival::Punctuality;
+
 /// Counters shared by the workers and the backend.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally(Arc<Mutex<Counts>>);
@@ -39,6 +41,11 @@ pub(crate) struct Counts {
     pub(crate) recounted_here: u64,
     /// Requests sent again because an idle connection had been closed.
     pub(crate) resent: u64,
+    /// Requests that opened a connection, and the sum of how long that took.
+    pub(crate) connected: u64,
+    pub(crate) connecting_ns: u64,
+    /// Of token events of requests that ended well.
+    pub(crate) punctuality: Punctuality,
 }
 
 impl Tally {
@@ -121,6 +128,15 @@ impl Counts {
                  {content} (means, from sending).",
                 self.reasoned,
                 mean_ms(self.first_reasoning_ns, self.reasoned)
+            ));
+        }
+        notes.extend(self.punctuality.note());
+        if self.connected > 0 {
+            notes.push(format!(
+                "Connections opened by requests: {}, in {:.2} ms on average, which is part of their \
+                 TTFT (warm-up included).",
+                self.connected,
+                self.connecting_ns as f64 / self.connected as f64 / 1e6
             ));
         }
         if self.resent > 0 {

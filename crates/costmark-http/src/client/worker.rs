@@ -193,6 +193,8 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        // Beside the sockets: resolves names and counts answers, one after the other.
+        .max_blocking_threads(1)
         .build()
 }
 
