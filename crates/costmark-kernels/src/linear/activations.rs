@@ -3,7 +3,7 @@
 //! For `q*_0` weights a group of 32 values shares one scale, the greatest magnitude over
 //! 127, rounded to f16; for `q*_k` weights 256 values share one in f32; both as ggml does. A
 //! value that is not finite makes its whole group so: it must not vanish in the rounding.
-//! Where matrix tiles multiply bf16, a value is the sum of three of those, see
+//! Where matrix tiles multiply bf16, a value is the sum of two of those, see
 //! [`halves`].
 
 use half::f16;
@@ -212,7 +212,7 @@ pub(crate) enum Activations<'a> {
     Groups(Groups),
     /// One scale per 256 values.
     Supers(Supers),
-    /// Sums of three bf16.
+    /// Sums of two bf16.
     Halves(Halves),
 }
 
@@ -225,7 +225,7 @@ pub(crate) enum Rounding {
     Groups,
     /// 8 bits, one scale per 256 values.
     Supers,
-    /// Sums of three bf16.
+    /// Sums of two bf16.
     Halves,
 }
 

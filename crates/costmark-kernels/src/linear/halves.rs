@@ -1,13 +1,12 @@
 //! Activations for products of bf16 in matrix tiles, and those products in plain Rust.
 //!
-//! A value is cut off after the 8 bits of mantissa that bf16 has, what is left of it again,
-//! and again: the three together are its 24 bits, so nothing is rounded but the sums.
+//! A value is rounded to bf16, and what is left of it again: the two together are 16 bits of
+//! mantissa, off by at most 2⁻¹⁷ of the value.
 //!
 //! The order of the sums is the one of the tile instruction: of 32 columns those with even
 //! and with odd index are summed up apart from zero, in fused multiply-adds; the two sums are
-//! added, and that is added to what there is. The greatest parts of 32 columns come first,
-//! the least ones last. The instruction takes and gives values below 2⁻¹²⁶ as zero, where plain
-//! Rust does not.
+//! added, and that is added to what there is. The lesser parts of 32 columns come first. The
+//! instruction takes and gives values below 2⁻¹²⁶ as zero, where plain Rust does not.
 
 use super::activations::Chunks;
 use crate::parallel;
@@ -26,14 +25,11 @@ impl Default for Chunk {
     }
 }
 
-/// Parts of a value.
-pub(crate) const PARTS: usize = 3;
-
-/// Rows of values as sums of bf16.
+/// Rows of values as sums of two bf16.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Halves {
-    /// The greatest first.
-    pub(crate) parts: [Chunks<Chunk>; PARTS],
+    pub(crate) greater: Chunks<Chunk>,
+    pub(crate) lesser: Chunks<Chunk>,
     width: usize,
 }
 
@@ -44,26 +40,25 @@ impl Halves {
         let per_row = width.div_ceil(COLUMNS);
         let new = || Chunks::new(rows, per_row);
         let mut this = Self {
-            parts: [new(), new(), new()],
+            greater: new(),
+            lesser: new(),
             width,
         };
         let places = Chunks::<()>::new(rows, per_row);
-        let [first, second, third] = &mut this.parts;
         let len = parallel::rows_per_piece(rows * per_row);
-        let first = first.as_mut_slice().chunks_mut(len);
-        let second = second.as_mut_slice().chunks_mut(len);
-        let third = third.as_mut_slice().chunks_mut(len);
-        let pieces = first.zip(second).zip(third).enumerate().collect();
-        parallel::for_each(pieces, x.len(), |(piece, ((first, second), third))| {
-            let chunks = first.iter_mut().zip(second).zip(third).enumerate();
-            for (i, ((first, second), third)) in chunks {
+        let greater = this.greater.as_mut_slice().chunks_mut(len);
+        let lesser = this.lesser.as_mut_slice().chunks_mut(len);
+        let pieces = greater.zip(lesser).enumerate().collect();
+        parallel::for_each(pieces, x.len(), |(piece, (greater, lesser))| {
+            for (i, (greater, lesser)) in greater.iter_mut().zip(lesser).enumerate() {
                 let (row, chunk) = places.place(piece * len + i);
                 if row < rows {
                     let x = &x[row * width..][..width];
                     let start = chunk * COLUMNS;
                     let x = &x[start..width.min(start + COLUMNS)];
-                    for (i, x) in x.iter().enumerate() {
-                        [first.0[i], second.0[i], third.0[i]] = split(*x);
+                    let parts = greater.0.iter_mut().zip(&mut lesser.0);
+                    for (x, (greater, lesser)) in x.iter().zip(parts) {
+                        (*greater, *lesser) = split(*x);
                     }
                 }
             }
@@ -72,33 +67,34 @@ impl Halves {
     }
 
     pub(crate) fn per_row(&self) -> usize {
-        self.parts[0].per_row()
+        self.greater.per_row()
     }
 
     pub(crate) fn stride(&self) -> usize {
-        self.parts[0].stride()
+        self.greater.stride()
     }
 
     pub(crate) fn first(&self, row: usize) -> usize {
-        self.parts[0].first(row)
+        self.greater.first(row)
     }
+}
+
+/// The nearest bf16, an even one of two; a NaN stays one.
+#[inline]
+fn nearest(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    (if nan { bits >> 16 | 0x40 } else { rounded }) as u16
 }
 
 /// The parts of a value. What is not finite has only one.
 #[inline]
-fn split(x: f32) -> [u16; PARTS] {
-    let cut = |x: f32| x.to_bits() & 0xffff_0000;
-    let first = cut(x);
-    let rest = x - f32::from_bits(first);
-    let second = cut(rest);
-    let third = cut(rest - f32::from_bits(second));
-    let bits = x.to_bits();
-    if bits & 0x7f80_0000 == 0x7f80_0000 {
-        // Cutting off must not make a NaN anything else.
-        let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-        return [(bits >> 16) as u16 | if nan { 0x40 } else { 0 }, 0, 0];
-    }
-    [first, second, third].map(|part| (part >> 16) as u16)
+fn split(x: f32) -> (u16, u16) {
+    let greater = nearest(x);
+    let lesser = nearest(x - widen(greater));
+    let finite = x.to_bits() & 0x7f80_0000 != 0x7f80_0000;
+    (greater, if finite { lesser } else { 0 })
 }
 
 #[inline]
@@ -108,29 +104,29 @@ fn widen(bits: u16) -> f32 {
 
 /// A row of values as the products see it.
 pub(super) fn values(x: &Halves, row: usize) -> Vec<f32> {
-    let [first, second, third] = parts(x, row);
-    let all = first.iter().zip(&second).zip(&third);
-    all.map(|((a, b), c)| a + (b + c)).take(x.width).collect()
+    let (greater, lesser) = parts(x, row);
+    let sums = greater.iter().zip(&lesser).map(|(a, b)| a + b);
+    sums.take(x.width).collect()
 }
 
 /// The parts of a row, filled up to whole chunks.
-fn parts(x: &Halves, row: usize) -> [Vec<f32>; PARTS] {
+fn parts(x: &Halves, row: usize) -> (Vec<f32>, Vec<f32>) {
     let of = |chunks: &Chunks<Chunk>| {
         let at = |chunk| &chunks[x.first(row) + chunk * x.stride()];
         let chunks = (0..x.per_row()).map(at);
         chunks.flat_map(|chunk| chunk.0.map(widen)).collect()
     };
-    x.parts.each_ref().map(of)
+    (of(&x.greater), of(&x.lesser))
 }
 
 /// The product of a row with weights, which are bf16 values; what tiles are tested against.
 pub(super) fn dot(weights: &[f32], x: &Halves, row: usize) -> f32 {
     let mut weights = weights.to_vec();
     weights.resize(weights.len().next_multiple_of(COLUMNS), 0.0);
-    let parts = parts(x, row);
+    let (greater, lesser) = parts(x, row);
     let mut sum = 0.0;
     for (chunk, w) in weights.chunks_exact(COLUMNS).enumerate() {
-        for part in &parts {
+        for part in [&lesser, &greater] {
             sum += chunk_dot(w, &part[chunk * COLUMNS..][..COLUMNS]);
         }
     }

@@ -3,7 +3,7 @@
 //! Sums of integers are exact, and each output's sum of floats runs over `width` in one fixed
 //! order, in fused multiply-adds. So a result depends on neither the number of threads nor the
 //! company a row is computed in, and but for `bf16` weights not on the machine either: those
-//! are summed up in another order where there are matrix tiles, see
+//! meet rounded activations, summed up in another order, where there are matrix tiles, see
 //! [`halves`](super::halves).
 #![allow(unsafe_code)]
 
@@ -131,7 +131,7 @@ impl Isa {
     /// second-level cache. A multiple of [`TILE_ROWS`].
     pub(super) fn lot(self, rounding: Rounding) -> usize {
         match self.tiled_panels(rounding) {
-            // Of the columns of a piece 256 KiB, with halves 384.
+            // Of the columns of a piece 256 KiB.
             Some(_) => 16 * TILE_ROWS,
             None => 4 * TILE_ROWS,
         }

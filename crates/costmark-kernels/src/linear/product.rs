@@ -14,6 +14,8 @@ const UNIT_BYTES_MANY: usize = 128 * 1024;
 const UNIT_BYTES_FEW: usize = 512 * 1024;
 /// Units a thread should find in a product, so that one that is held up leaves little.
 const UNITS_PER_THREAD: usize = 8;
+/// Floats of a line of the cache.
+const LINE: usize = 16;
 /// Panels are handed out by this many, which some kernels work on together.
 const PANELS: usize = 4;
 
@@ -113,21 +115,36 @@ impl Unit<'_> {
     fn run(self, x: &Activations<'_>, rows: usize) {
         let (panels, lanes) = (self.panels.len(), self.matrix.lanes());
         let most = lot(self.matrix);
-        let mut sums = SUMS.take();
-        sums.resize((panels * lanes * rows.min(most)).max(sums.len()), 0.0);
+        let mut kept = SUMS.take();
+        let len = panels * lanes * rows.min(most);
+        kept.resize((len + LINE).max(kept.len()), 0.0);
+        // A vector of sums is a line of the cache, not parts of two.
+        let start = kept.as_ptr().align_offset(LINE * size_of::<f32>());
+        let sums = &mut kept[start.min(LINE)..];
         let mut y = self.y.into_iter();
         for first in (0..rows).step_by(most) {
             let lot = first..rows.min(first + most);
             let sums = &mut sums[..panels * lanes * lot.len()];
             let isa = self.matrix.isa();
             isa.tile(self.matrix, self.panels.clone(), x, lot.clone(), sums);
-            for (row, y) in y.by_ref().take(lot.len()).enumerate() {
-                let sums = sums.chunks_exact(lanes).skip(row).step_by(lot.len());
-                for (y, sums) in y.chunks_mut(lanes).zip(sums) {
-                    y.copy_from_slice(&sums[..y.len()]);
-                }
+            let y = y.by_ref().take(lot.len()).enumerate();
+            match lanes {
+                16 => y.for_each(|(row, y)| copy::<16>(y, sums, row, lot.len())),
+                _ => y.for_each(|(row, y)| copy::<8>(y, sums, row, lot.len())),
             }
         }
-        SUMS.set(sums);
+        SUMS.set(kept);
+    }
+}
+
+/// The sums of a row out of those of `rows`, `(panels, rows, LANES)`.
+fn copy<const LANES: usize>(y: &mut [f32], sums: &[f32], row: usize, rows: usize) {
+    let mut sums = sums.as_chunks::<LANES>().0.iter().skip(row).step_by(rows);
+    let (whole, rest) = y.as_chunks_mut::<LANES>();
+    for (y, sums) in whole.iter_mut().zip(&mut sums) {
+        *y = *sums;
+    }
+    if let (false, Some(sums)) = (rest.is_empty(), sums.next()) {
+        rest.copy_from_slice(&sums[..rest.len()]);
     }
 }
