@@ -1,7 +1,7 @@
 //! Where a step's time goes: products with weights, attention, the operations around
 //! them, sampling, scheduling. Synthetic weights of the Qwen3-0.6B shape.
 //!
-//! `cargo run --release --example profile -- [q4_k_m] [block=32] [step=512]
+//! `cargo run --release --example profile -- [q4_k_m|bf16|…] [block=32] [step=512]
 //! [512 16x256 …]`: a number is a prompt alone, `16x256` decode of 16 sequences after 256.
 
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Ops for Timed {
         timed(&self.times.add_norm, || self.inner.add_norm(x, delta, norm))
     }
 
-    fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    fn silu_mul(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
         timed(&self.times.silu_mul, || self.inner.silu_mul(gate, up))
     }
 
@@ -127,11 +127,14 @@ fn main() -> Result<()> {
         let value = arguments.iter().find_map(|a| a.strip_prefix(name));
         value.and_then(|v| v.parse().ok()).unwrap_or(default)
     };
+    let format = TensorFormat::ALL
+        .into_iter()
+        .find(|format| arguments.iter().any(|a| a == format.name()));
     let mut checkpoint = Checkpoint::open(&OpenOptions {
         weights: WeightChoice::Synthetic { seed: 1 },
         format: match arguments.iter().any(|a| a == "q4_k_m") {
             true => FormatChoice::Q4KM,
-            false => FormatChoice::All(TensorFormat::Q8_0),
+            false => FormatChoice::All(format.unwrap_or(TensorFormat::Q8_0)),
         },
         ..OpenOptions::new("qwen3-0.6b")
     })?;

@@ -153,7 +153,7 @@ impl Decoder {
             let attended = layer.o.forward(&attended)?;
             let (sum, x) = ops.add_norm(sum, Some(&attended), &layer.mlp_norm)?;
             let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
-            delta = Some(layer.down.forward(&ops.silu_mul(&gate, &up)?)?);
+            delta = Some(layer.down.forward(&ops.silu_mul(gate, &up)?)?);
             residual = sum;
         }
         let rows = batch.logits_rows();

@@ -144,6 +144,9 @@ fn compare_attention(s: &Shapes, gpu: &Device) {
         let q = random(&mut rng, tokens, shape.heads * s.head_dim, 3.0);
         let k = random(&mut rng, tokens, s.kv_heads * s.head_dim, 3.0);
         let v = random(&mut rng, tokens, s.kv_heads * s.head_dim, 3.0);
+        // Copied before the plain path, which may overwrite what it is given.
+        let move_there = |t: &Tensor| t.to_device(gpu).unwrap();
+        let [gpu_q, gpu_k, gpu_v] = [&q, &k, &v].map(move_there);
         let rotations = here.begin(&batch, &frequencies).unwrap();
         let expected = here
             .attend(
@@ -159,15 +162,13 @@ fn compare_attention(s: &Shapes, gpu: &Device) {
             )
             .unwrap();
         let rotations = there.begin(&batch, &frequencies).unwrap();
-        let move_there = |t: &Tensor| t.to_device(gpu).unwrap();
-        let (q, k, v) = (move_there(&q), move_there(&k), move_there(&v));
         let out = there
             .attend(
                 0,
                 &AttentionInput {
-                    q: &q,
-                    k: &k,
-                    v: &v,
+                    q: &gpu_q,
+                    k: &gpu_k,
+                    v: &gpu_v,
                     qk_norm: gpu_norms.as_ref(),
                     rotations: &rotations,
                     batch: &batch,

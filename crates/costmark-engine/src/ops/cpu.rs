@@ -1,6 +1,8 @@
 //! [`Ops`] on plain slices.
 
-use candle_core::{CpuStorage, Storage, StorageRef, Tensor};
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 use costmark_kernels::{math, parallel};
 use half::{bf16, f16};
 
@@ -49,43 +51,42 @@ impl Ops for CpuOps {
         let dims = residual.dims2()?;
         let (_, width) = dims;
         let weight = Values::of(&norm.weight)?;
-        let mut sum = Values::of(&residual)?.to_vec();
-        let mut normed = vec![0f32; sum.len()];
+        let mut normed = vec![0f32; dims.0 * width];
         let delta = delta.map(Values::of).transpose()?;
         let delta = delta.as_ref().map(Values::get);
         let rows = parallel::rows_per_piece(dims.0) * width;
-        let pieces = sum.chunks_mut(rows).zip(normed.chunks_mut(rows));
-        let pieces: Vec<_> = pieces.enumerate().collect();
-        parallel::for_each(pieces, dims.0 * width, |(piece, (sum, normed))| {
-            if let Some(delta) = delta {
-                let delta = &delta[piece * rows..][..sum.len()];
-                for (s, d) in sum.iter_mut().zip(delta) {
-                    *s += d;
+        overwrite(&residual, |sum| {
+            let pieces = sum.chunks_mut(rows).zip(normed.chunks_mut(rows));
+            let pieces: Vec<_> = pieces.enumerate().collect();
+            parallel::for_each(pieces, dims.0 * width, |(piece, (sum, normed))| {
+                if let Some(delta) = delta {
+                    let delta = &delta[piece * rows..][..sum.len()];
+                    for (s, d) in sum.iter_mut().zip(delta) {
+                        *s += d;
+                    }
                 }
-            }
-            normed.copy_from_slice(sum);
-            for row in normed.chunks_exact_mut(width) {
-                math::rms_norm(row, weight.get(), norm.eps);
-            }
-        });
-        Ok((tensor(sum, dims)?, tensor(normed, dims)?))
+                normed.copy_from_slice(sum);
+                for row in normed.chunks_exact_mut(width) {
+                    math::rms_norm(row, weight.get(), norm.eps);
+                }
+            });
+        })?;
+        Ok((residual, tensor(normed, dims)?))
     }
 
-    fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        let dims = gate.dims2()?;
-        let (gate, up) = (Values::of(gate)?, Values::of(up)?);
-        let (gate, up) = (gate.get(), up.get());
-        let mut out = vec![0f32; gate.len()];
-        let len = parallel::rows_per_piece(out.len());
-        let pieces = out.chunks_mut(len).enumerate().collect();
-        parallel::for_each(pieces, gate.len(), |(piece, out): (usize, &mut [f32])| {
-            let range = piece * len..piece * len + out.len();
-            let inputs = gate[range.clone()].iter().zip(&up[range]);
-            for (out, (gate, up)) in out.iter_mut().zip(inputs) {
-                *out = math::silu(*gate) * up;
-            }
-        });
-        tensor(out, dims)
+    fn silu_mul(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
+        let up = Values::of(up)?;
+        let up = up.get();
+        overwrite(&gate, |gate| {
+            let (all, len) = (gate.len(), parallel::rows_per_piece(gate.len()));
+            let pieces = gate.chunks_mut(len).zip(up.chunks(len)).collect();
+            parallel::for_each(pieces, all, |(gate, up): (&mut [f32], &[f32])| {
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    *gate = math::silu(*gate) * up;
+                }
+            });
+        })?;
+        Ok(gate)
     }
 
     fn attend(&mut self, layer: usize, input: &AttentionInput<'_>) -> Result<Tensor> {
@@ -95,16 +96,20 @@ impl Ops for CpuOps {
             Some((q, k)) => (Some(q), Some(k)),
             None => (None, None),
         };
-        let q = prepare(input.q, shape, q_norm, input.rotations, shape.scale())?;
-        let k = prepare(input.k, shape, k_norm, input.rotations, 1.0)?;
-        let v = Values::of(input.v)?;
+        prepare(input.q, shape, q_norm, input.rotations, shape.scale())?;
+        prepare(input.k, shape, k_norm, input.rotations, 1.0)?;
+        let (q, k, v) = (
+            Values::of(input.q)?,
+            Values::of(input.k)?,
+            Values::of(input.v)?,
+        );
         let mut out = vec![0f32; tokens * shape.heads * shape.head_dim];
         let step = Step {
             layer,
             shape,
             input,
-            q: &q,
-            k: &k,
+            q: q.get(),
+            k: k.get(),
             v: v.get(),
         };
         match &mut self.cache {
@@ -133,24 +138,21 @@ impl Step<'_> {
     }
 }
 
-/// `(tokens, heads · head_dim)` normed per head, rotated and scaled.
+/// Norms `(tokens, heads · head_dim)` per head, rotates and scales it.
 fn prepare(
     x: &Tensor,
     shape: &AttentionShape,
     norm: Option<&Norm>,
     rotations: &Rotations,
     scale: f32,
-) -> Result<Vec<f32>> {
+) -> Result<()> {
     let (tokens, width) = x.dims2()?;
     let weight = norm.map(|norm| Values::of(&norm.weight)).transpose()?;
-    let mut out = Values::of(x)?.to_vec();
     let rows = parallel::rows_per_piece(tokens);
-    let pieces = out.chunks_mut(rows * width).enumerate().collect();
-    parallel::for_each(
-        pieces,
-        tokens * width,
-        |(piece, out): (usize, &mut [f32])| {
-            for (row, values) in out.chunks_exact_mut(width).enumerate() {
+    overwrite(x, |x| {
+        let pieces = x.chunks_mut(rows * width).enumerate().collect();
+        parallel::for_each(pieces, tokens * width, |(piece, x): (usize, &mut [f32])| {
+            for (row, values) in x.chunks_exact_mut(width).enumerate() {
                 for head in values.chunks_exact_mut(shape.head_dim) {
                     if let (Some(norm), Some(weight)) = (norm, &weight) {
                         math::rms_norm(head, weight.get(), norm.eps);
@@ -161,9 +163,33 @@ fn prepare(
                     }
                 }
             }
-        },
-    );
-    Ok(out)
+        });
+    })
+}
+
+/// A change to a tensor's elements where they are.
+struct Overwrite<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Overwrite<F> {
+    fn name(&self) -> &'static str {
+        "overwrite"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        match (storage, layout.contiguous_offsets(), self.0.take()) {
+            (CpuStorage::F32(values), Some((start, end)), Some(work)) => {
+                work(&mut values[start..end]);
+                Ok(())
+            }
+            _ => candle_core::bail!("a CPU operation needs contiguous f32 values, not {layout:?}"),
+        }
+    }
+}
+
+/// Calls `work` with the elements of a contiguous f32 tensor on the CPU. No other value's memory
+/// may be the same, and `work` must not look at the tensor.
+fn overwrite(tensor: &Tensor, work: impl FnOnce(&mut [f32])) -> Result<()> {
+    Ok(tensor.inplace_op1(&Overwrite(Cell::new(Some(work))))?)
 }
 
 fn tensor(values: Vec<f32>, dims: (usize, usize)) -> Result<Tensor> {
@@ -201,9 +227,5 @@ impl<'a> Values<'a> {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
             _ => &[], // `of` lets nothing else in
         }
-    }
-
-    fn to_vec(&self) -> Vec<f32> {
-        self.get().to_vec()
     }
 }

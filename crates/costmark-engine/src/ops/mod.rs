@@ -66,9 +66,9 @@ pub struct Norm {
 /// What one layer's attention works on.
 #[derive(Debug)]
 pub struct AttentionInput<'a> {
-    /// `(tokens, heads · head_dim)`, as projected.
+    /// `(tokens, heads · head_dim)`, as projected. What is in it afterwards is left open.
     pub q: &'a Tensor,
-    /// `(tokens, kv_heads · head_dim)`, as projected.
+    /// `(tokens, kv_heads · head_dim)`, as projected. The same.
     pub k: &'a Tensor,
     /// `(tokens, kv_heads · head_dim)`, as projected.
     pub v: &'a Tensor,
@@ -102,7 +102,8 @@ pub trait Ops: Send {
         Ok(Rotations::new(frequencies, &batch.positions))
     }
 
-    /// `residual + delta`, and its norm; both `(tokens, hidden)`.
+    /// `residual + delta`, and its norm; both `(tokens, hidden)`. May use the memory of
+    /// `residual` for it, so that other handles to the same memory see anything.
     ///
     /// # Errors
     /// When shapes do not fit or the device fails.
@@ -113,11 +114,11 @@ pub trait Ops: Send {
         norm: &Norm,
     ) -> Result<(Tensor, Tensor)>;
 
-    /// `silu(gate) · up`, `(tokens, intermediate)`.
+    /// `silu(gate) · up`, `(tokens, intermediate)`. May use the memory of `gate` for it.
     ///
     /// # Errors
     /// When shapes do not fit or the device fails.
-    fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor>;
+    fn silu_mul(&self, gate: Tensor, up: &Tensor) -> Result<Tensor>;
 
     /// Norms and rotates queries and keys, writes keys and values to `layer`'s cache, and
     /// attends: `(tokens, heads · head_dim)`.

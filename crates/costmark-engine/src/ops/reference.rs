@@ -111,7 +111,7 @@ impl Ops for ReferenceOps {
         Ok((sum, normed))
     }
 
-    fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    fn silu_mul(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
         Ok((gate.silu()? * up)?)
     }
 

@@ -249,7 +249,8 @@ impl Ops for CudaOps {
         Ok((sum, normed))
     }
 
-    fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    fn silu_mul(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
+        let gate = &gate;
         let dims = gate.dims2()?;
         let elements = dims.0 * dims.1;
         let out = self.room(dims, self.activations)?;
