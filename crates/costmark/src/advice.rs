@@ -8,6 +8,8 @@ use costmark_report::document::{
 };
 use costmark_report::numbers::percent;
 
+use crate::price::{gpus_of, misfit};
+
 /// Drift of the read bandwidth from which it is told.
 const DRIFT: f64 = 0.1;
 /// Share of CPU time taken by others from which it is told.
@@ -30,8 +32,14 @@ pub(crate) fn notes(document: &RunDocument, price: &PriceChoice) -> Vec<String> 
         );
     }
     notes.extend(price.caveats());
-    let used = document.backends.iter().map(|b| b.replicas).max();
-    notes.extend(rented_beyond(used.unwrap_or(1), price));
+    let gpus = gpus_of(&document.backends).map(|gpus| gpus.count);
+    let replicas = document.backends.iter().map(|b| b.replicas).max();
+    let used = gpus.or(replicas.filter(|&n| n > 1));
+    notes.extend(used.and_then(|used| rented_beyond(used, price)));
+    if matches!(price.basis, PriceBasis::Book { .. }) {
+        let label = &document.environment.label;
+        notes.extend(misfit(&document.backends, label, &price.price));
+    }
     let counted = document.units.iter().filter(|u| u.usable);
     for note in counted.filter_map(|u| u.cost_note.as_ref()) {
         let text = format!("Cost is not split between input and output: {note}.");
@@ -195,9 +203,10 @@ fn gpu_name(cuda: Option<u32>) -> String {
 fn rented_beyond(used: u32, price: &PriceChoice) -> Option<String> {
     let rented = price.price.accelerator_count;
     let is_named = matches!(price.basis, PriceBasis::Book { .. });
-    (is_named && used > 1 && used < rented).then(|| {
+    (is_named && used < rented).then(|| {
+        let were = if used == 1 { "was" } else { "were" };
         format!(
-            "The price is that of a whole machine with {rented} accelerators, of which {used} were \
+            "The price is that of a whole machine with {rented} accelerators, of which {used} {were} \
              used."
         )
     })
@@ -276,7 +285,10 @@ mod tests {
         let told = rented_beyond(4, &eight).unwrap();
         assert!(told.contains("8 accelerators, of which 4"), "{told}");
         assert_eq!(rented_beyond(8, &eight), None);
-        // One replica may as well be on the CPU of that machine.
-        assert_eq!(rented_beyond(1, &eight), None);
+        let told = rented_beyond(1, &eight).unwrap();
+        assert!(
+            told.contains("8 accelerators, of which 1 was used"),
+            "{told}"
+        );
     }
 }

@@ -43,6 +43,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     }
     let gpus = accelerators::called(plan.engine.devices.all(), &machine.gpus);
     let pricing = Pricing::resolve(&args.price, usable, gpus.as_ref()).map_err(located)?;
+    if let Some(warning) = pricing.warning(gpus.as_ref(), plan.engine.backend) {
+        progress.say(&warning);
+    }
     threads::limit_compute(plan.engine.threads);
     stop::install()?;
 

@@ -82,6 +82,9 @@ fn options_of_the_engine_are_not_ignored_by_another_backend() {
 fn devices_that_are_not_there() {
     run_refused(&["--device", "cuda"], &["--device", "CUDA", "cpu"]);
     run_refused(&["--device", "tpu"], &["--device", "cuda:N"]);
+    // That nothing can run there is told before what it would cost.
+    let unfit = ["--device", "cuda", "--instance", "aws/c7a.16xlarge"];
+    refused(&[&TINY[..5], &unfit].concat(), &["--device cuda:0", "cpu"]);
 }
 
 #[test]

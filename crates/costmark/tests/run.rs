@@ -47,6 +47,26 @@ fn output_tok_per_s(requests: &[Value], unit: &Value) -> f64 {
 }
 
 #[test]
+fn processors_at_the_price_of_accelerators_are_told() {
+    let place = Place::new();
+    let args = "run --model tiny --weights synthetic:7 --dtype f32 --threads 1 --input-len 8 \
+                --output-len 8 --requests 6 --concurrency 1 --repeats 1 -o out --instance";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    for (instance, with_accelerators) in [("aws/p5.4xlarge", true), ("aws/c7a.16xlarge", false)] {
+        let args = [&args[..], &[instance]].concat();
+        let output = place.costmark(&args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let warning = format!("warning: {instance}");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(errors.contains(&warning), with_accelerators, "{errors}");
+        let notes = place.document("out")["notes"].to_string();
+        let is_noted = notes.contains("do not belong together");
+        assert_eq!(is_noted, with_accelerators, "{notes}");
+        std::fs::remove_dir_all(place.path().join("out")).unwrap();
+    }
+}
+
+#[test]
 fn the_table_is_what_the_lines_say() {
     let place = Place::new();
     let table = stdout(&mut place.run(&["--concurrency", "1,4", "--repeats", "3", "-o", "out"]));

@@ -9,6 +9,7 @@ use costmark_report::numbers::{percent, short, usd};
 use crate::failure::{Failure, Result};
 use crate::money::books::Books;
 use crate::money::today;
+use crate::price;
 
 /// What an hour costs. Without any of these: what the run was priced with.
 #[derive(Debug, Clone, Args)]
@@ -167,13 +168,13 @@ impl Terms {
             take(&choice, &mut words, &mut caveats);
             accelerators = choice.price.accelerator_count;
             accelerator = choice.price.accelerator.clone();
-            if accelerators > 0 && run.backends.iter().any(|b| b.device.starts_with("cpu")) {
-                caveats.push(format!(
-                    "The price is that of a machine with accelerators; the speed was measured on {} \
-                     without one. The two do not belong together.",
-                    run.environment.label
-                ));
-            }
+            let gpus = price::gpus_of(&run.backends);
+            price::check(&choice.price, gpus.as_ref()).map_err(Failure::input)?;
+            caveats.extend(price::misfit(
+                &run.backends,
+                &run.environment.label,
+                &choice.price,
+            ));
             short_words = format!("{}, {}", choice.price.reference(), choice.price.as_of);
             choice.price.usd_per_hour
         } else if let Some(price) = args.price {
