@@ -34,8 +34,20 @@ pub fn open(choice: DeviceChoice) -> Result<Device> {
 pub fn check(choice: DeviceChoice) -> Result<()> {
     match choice {
         DeviceChoice::Cpu => Ok(()),
-        DeviceChoice::Cuda(ordinal) => check_cuda(ordinal),
+        DeviceChoice::Cuda(ordinal) => match obstacle(ordinal) {
+            Some(message) => Err(wrong(ordinal, &message)),
+            None => Ok(()),
+        },
     }
+}
+
+/// GPUs that CUDA shows to this program; none in a build for CPUs.
+#[must_use]
+pub fn gpu_count() -> usize {
+    #[cfg(feature = "cuda")]
+    return Facts::of_this_machine(0).gpus;
+    #[cfg(not(feature = "cuda"))]
+    0
 }
 
 /// Bytes that can still be claimed where `device` computes; `None` where that is not told.
@@ -119,30 +131,32 @@ fn wrong(ordinal: usize, message: &str) -> EngineError {
     ))
 }
 
+/// What keeps this build from using a GPU, and the way out, to be followed by another way out.
 #[cfg(not(feature = "cuda"))]
-fn check_cuda(ordinal: usize) -> Result<()> {
-    Err(wrong(
-        ordinal,
-        "this costmark was built without CUDA: build one for GPUs with `scripts/cuda-toolkit \
-         cargo build --release --features cuda`",
-    ))
+#[must_use]
+pub fn obstacle(_ordinal: usize) -> Option<String> {
+    Some(
+        "this costmark was built without CUDA: build one for GPUs with `scripts/cuda-toolkit cargo \
+         build --release --features cuda`"
+            .into(),
+    )
+}
+
+/// What keeps this build from using a GPU, and the way out, to be followed by another way out.
+#[cfg(feature = "cuda")]
+#[must_use]
+pub fn obstacle(ordinal: usize) -> Option<String> {
+    Facts::of_this_machine(ordinal).check(ordinal).err()
 }
 
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(ordinal: usize) -> Result<Device> {
-    check_cuda(ordinal).map(|()| Device::Cpu)
-}
-
-#[cfg(feature = "cuda")]
-fn check_cuda(ordinal: usize) -> Result<()> {
-    Facts::of_this_machine(ordinal)
-        .check(ordinal)
-        .map_err(|message| wrong(ordinal, &message))
+    check(DeviceChoice::Cuda(ordinal)).map(|()| Device::Cpu)
 }
 
 #[cfg(feature = "cuda")]
 fn open_cuda(ordinal: usize) -> Result<Device> {
-    check_cuda(ordinal)?;
+    check(DeviceChoice::Cuda(ordinal))?;
     let device = driver::open(ordinal).map_err(|error| {
         let message = format!(
             "the GPU cannot be opened ({error}): another program may hold it alone (nvidia-smi \

@@ -47,6 +47,22 @@ pub fn quick_read(device: &Device) -> Result<Vec<f64>> {
     Err(no_gpu(device))
 }
 
+/// FLOP/s of the single passes of a large product of 8-bit floats (e4m3) with sums in f32 and bf16
+/// coming out, by cuBLASLt; about a second.
+///
+/// Apart from the others, since no model of ours is computed so: it says what the GPU could do.
+///
+/// # Errors
+/// On a CPU, on a GPU older than compute capability 8.9, when the library refuses or computes
+/// something else, or when the device fails.
+pub fn fp8_flops(device: &Device) -> Result<Vec<f64>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::ops::cuda::fp8::measure(device);
+    }
+    Err(no_gpu(device))
+}
+
 fn no_gpu(device: &Device) -> EngineError {
     EngineError::Run(format!("{:?} is no GPU", device.location()))
 }
@@ -59,5 +75,6 @@ mod tests {
     fn a_cpu_is_refused() {
         assert!(measure(&Device::Cpu).is_err());
         assert!(quick_read(&Device::Cpu).is_err());
+        assert!(fp8_flops(&Device::Cpu).is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! `costmark probe`: what machine this is and how fast.
 
+mod gpus;
+
 use std::fmt::Write;
 
 use costmark_probe::gpu::Gpu;
@@ -7,6 +9,7 @@ use costmark_probe::{Machine, PeakOptions, Peaks, Rate, measure_peaks};
 use costmark_report::numbers::short;
 use serde::Serialize;
 
+use self::gpus::GpuPeaks;
 use crate::args::ProbeArgs;
 use crate::environment;
 use crate::failure::{Failure, Result};
@@ -19,6 +22,8 @@ struct Probe {
     label: String,
     machine: Machine,
     peaks: Peaks,
+    /// Of each GPU; empty where there is none.
+    gpu_peaks: Vec<GpuPeaks>,
 }
 
 /// Runs the command.
@@ -33,11 +38,13 @@ pub(crate) fn run(args: &ProbeArgs) -> Result<()> {
         ..PeakOptions::for_machine(&machine)
     };
     let peaks = measure_peaks(&options).map_err(Failure::run)?;
+    let gpu_peaks = gpus::measure(&machine.gpus)?;
     drop(stage);
     let probe = Probe {
         label: environment::label(&machine),
         machine,
         peaks,
+        gpu_peaks,
     };
     if args.json {
         output::json(&probe)
@@ -81,17 +88,20 @@ fn text(probe: &Probe) -> String {
     for gpu in &machine.gpus {
         lines.add(&format!("GPU {}", gpu.index), &gpu_text(gpu));
     }
-    lines.add("Read", &format!("{} GB/s", rate(&peaks.read_bytes_per_s)));
+    lines.add(
+        "Read",
+        &format!("{} GB/s", rate(&peaks.read_bytes_per_s, 1e9)),
+    );
     lines.add(
         "Triad",
         &format!(
             "{} GB/s, two reads and a write counted",
-            rate(&peaks.triad_bytes_per_s)
+            rate(&peaks.triad_bytes_per_s, 1e9)
         ),
     );
     lines.add(
         "Products",
-        &format!("{} GFLOP/s in f32", rate(&peaks.f32_flops_per_s)),
+        &format!("{} GFLOP/s in f32", rate(&peaks.f32_flops_per_s, 1e9)),
     );
     lines.add(
         "",
@@ -103,6 +113,9 @@ fn text(probe: &Probe) -> String {
             n = peaks.matrix_side
         ),
     );
+    for peaks in &probe.gpu_peaks {
+        peaks.add_to(&mut lines);
+    }
     lines.0
 }
 
@@ -136,8 +149,9 @@ fn gpu_text(gpu: &Gpu) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-fn rate(rate: &Rate) -> String {
-    format!("{} ({})", short(rate.best / 1e9), short(rate.median / 1e9))
+/// `42.1 (40.3)`, in units of `one`.
+fn rate(rate: &Rate, one: f64) -> String {
+    format!("{} ({})", short(rate.best / one), short(rate.median / one))
 }
 
 #[derive(Default)]

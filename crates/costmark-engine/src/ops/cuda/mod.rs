@@ -3,6 +3,7 @@
 //! The sum of the residual stream is f32 as everywhere; what goes into products and comes out
 //! of them is of the weights' own type, which spares two conversions per product.
 
+pub(crate) mod fp8;
 mod kernels;
 pub(crate) mod peaks;
 mod random;

@@ -16,7 +16,7 @@ const BUFFER_BYTES: usize = 1 << 30;
 /// Passes over the buffer that are timed, after one that is not.
 const PASSES: usize = 7;
 /// Products per timed pass.
-const PRODUCTS: usize = 8;
+pub(super) const PRODUCTS: usize = 8;
 
 pub(crate) fn measure(device: &Device) -> Result<GpuPeaks> {
     let cuda = device.as_cuda_device()?;
@@ -25,9 +25,7 @@ pub(crate) fn measure(device: &Device) -> Result<GpuPeaks> {
     let copy = bench.copy()?;
     let buffer_bytes = bench.buffer.len() as u64;
     drop(bench);
-    // Three matrices of 128 MiB, or of 32 where little is free.
-    let free = available_bytes(device).unwrap_or(0);
-    let side: usize = if free > 1 << 30 { 8192 } else { 4096 };
+    let side = matrix_side(device);
     let random = RandomMatrices::new(device, DType::BF16)?;
     let (a, b) = (
         random.make((side, side), 1, 1.0)?,
@@ -49,6 +47,14 @@ pub(crate) fn measure(device: &Device) -> Result<GpuPeaks> {
         buffer_bytes,
         matrix_side: side as u32,
     })
+}
+
+/// Of square matrices: three of 128 MiB each in 16 bits, or of 32 where little is free.
+pub(super) fn matrix_side(device: &Device) -> usize {
+    match available_bytes(device) {
+        Some(free) if free > 1 << 30 => 8192,
+        _ => 4096,
+    }
 }
 
 pub(crate) fn quick_read(device: &Device) -> Result<Vec<f64>> {
@@ -117,7 +123,7 @@ impl Bench {
 }
 
 /// `amount` per second of each pass of `work`.
-fn timed(
+pub(super) fn timed(
     device: &CudaDevice,
     amount: f64,
     mut work: impl FnMut() -> Result<()>,
