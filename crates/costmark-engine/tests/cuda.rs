@@ -9,14 +9,14 @@ mod support;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use costmark_core::{Event, MonotonicClock};
+use costmark_core::{Backend, Event, MonotonicClock, Replica, Replicas};
 use costmark_engine::batch::StepBatch;
 use costmark_engine::ops::cuda::CudaOps;
 use costmark_engine::ops::reference::ReferenceOps;
 use costmark_engine::ops::{AttentionInput, AttentionShape, KvShape, Norm, Ops};
 use costmark_engine::{
-    Checkpoint, Decoder, DeviceChoice, EngineCore, EngineOptions, FormatChoice, KvDtype,
-    OpenOptions, TensorFormat, builtin, device,
+    Checkpoint, Decoder, DeviceChoice, EngineBackend, EngineCore, EngineOptions, FormatChoice,
+    KvDtype, OpenOptions, TensorFormat, builtin, device, gpu_peaks,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -25,7 +25,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use support::engine::{distance, run};
-use support::{golden_path, greedy_request};
+use support::{drain, golden_path, greedy_request, output};
 
 fn gpu() -> Option<Device> {
     match device::open(DeviceChoice::Cuda(0)) {
@@ -327,6 +327,69 @@ fn formats_run() {
         let mut core = synthetic(format, &gpu, &options());
         let outputs = run(&mut core, &[&[1, 2, 3], &[4, 5, 6, 7]], 4).outputs;
         assert!(outputs.iter().all(|o| o.tokens.len() == 4), "{format}");
+    }
+}
+
+/// Engines on these devices that serve one queue, each one sequence at a time: what a step computes
+/// then does not depend on who else asks, and equal GPUs compute it to the bit.
+fn one_at_a_time(devices: Vec<Device>) -> Replicas {
+    let clock = MonotonicClock::start();
+    let path = golden_path("qwen3");
+    let engines = devices.into_iter().map(|device| -> Box<dyn Replica> {
+        let checkpoint = Checkpoint::open(&OpenOptions {
+            device,
+            ..OpenOptions::new(path.to_str().unwrap())
+        });
+        let options = EngineOptions {
+            max_sequences: 1,
+            prefix_cache: false,
+            ..options()
+        };
+        Box::new(EngineBackend::open(checkpoint.unwrap(), &options, clock).unwrap())
+    });
+    Replicas::new(engines.collect(), "GPUs".into()).unwrap()
+}
+
+/// On two GPUs where there are two, otherwise on the only one.
+#[test]
+fn two_engines_say_what_one_says() {
+    let Some(first) = gpu() else { return };
+    let second = device::open(DeviceChoice::Cuda(1)).unwrap_or_else(|_| {
+        eprintln!("one device: both engines run on it");
+        gpu().unwrap()
+    });
+    let mut said = Vec::new();
+    for devices in [vec![first.clone()], vec![first, second]] {
+        let replicas = devices.len();
+        let mut backend = one_at_a_time(devices);
+        for id in 0..18u64 {
+            let prompt: Vec<u32> = (0..3 + id % 7)
+                .map(|i| ((id * 31 + i * 7) % 97) as u32)
+                .collect();
+            let request = greedy_request(id, &prompt, 4 + (id % 5) as usize * 3);
+            backend.submit(request).unwrap();
+        }
+        let events = drain(&mut backend);
+        let served: std::collections::BTreeSet<u32> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Step(step) => Some(step.replica),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(served.len(), replicas, "each serves some");
+        said.push((0..18).map(|id| output(&events, id)).collect::<Vec<_>>());
+    }
+    assert_eq!(said[0], said[1]);
+}
+
+/// 8-bit products are right where the GPU has them, and refused with the reason where not.
+#[test]
+fn products_of_8_bit_floats_are_checked() {
+    let Some(gpu) = gpu() else { return };
+    match gpu_peaks::fp8_flops(&gpu) {
+        Ok(rates) => assert!(rates.iter().all(|&rate| rate > 1e12), "{rates:?}"),
+        Err(error) => assert!(error.to_string().contains("8.9"), "{error}"),
     }
 }
 
