@@ -142,10 +142,10 @@ impl Ops for Broken {
 
     fn silu_mul(
         &self,
-        gate: &candle_core::Tensor,
+        gate: candle_core::Tensor,
         _: &candle_core::Tensor,
     ) -> Result<candle_core::Tensor> {
-        Ok(gate.clone())
+        Ok(gate)
     }
 
     fn attend(&mut self, _: usize, input: &AttentionInput<'_>) -> Result<candle_core::Tensor> {

@@ -233,8 +233,8 @@ fn small_operations_agree_with_the_plain_path() {
             assert!(distance(&host(&sum), &host(&gpu_sum)) < 1e-6);
             assert!(distance(&host(&normed), &host(&gpu_normed)) < 1e-4);
         }
-        let expected = here.silu_mul(&a, &b).unwrap();
-        let out = there.silu_mul(&move_there(&a), &move_there(&b)).unwrap();
+        let expected = here.silu_mul(a.clone(), &b).unwrap();
+        let out = there.silu_mul(move_there(&a), &move_there(&b)).unwrap();
         assert!(distance(&host(&expected), &host(&out)) < 1e-5);
         let greatest = there.greatest(&move_there(&a)).unwrap().unwrap();
         for (row, found) in host(&a).chunks(width).zip(greatest) {
