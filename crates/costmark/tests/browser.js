@@ -4,7 +4,7 @@
 (async () => {
   const found = { errors: window.testErrors };
   const until = async (ready) => {
-    for (let i = 0; i < 400 && !ready(); i++) await new Promise((next) => setTimeout(next, 50));
+    for (let i = 0; i < 2000 && !ready(); i++) await new Promise((next) => setTimeout(next, 50));
     return ready();
   };
   found.drawn = await until(() => document.documentElement.dataset.drawn === "all");

@@ -71,7 +71,7 @@ fn open(browser: &str, page: &Path, prices: &Value, flags: &[&str]) -> Value {
             "--disable-sync",
         ])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args(["--virtual-time-budget=30000", "--dump-dom"])
+        .args(["--virtual-time-budget=120000", "--dump-dom"])
         .args(flags)
         .arg(format!("file://{}", copy.display()))
         .output()
