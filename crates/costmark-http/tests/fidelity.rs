@@ -199,6 +199,39 @@ fn without_the_servers_counts_a_tokenizer_counts() {
 }
 
 #[test]
+fn a_server_that_takes_nothing_says_why_for_each_way_to_ask() {
+    let server = Scripted::start(None, |r: &Received| {
+        if r.method == "GET" {
+            return models_page();
+        }
+        let why = match r.path.as_str() {
+            "/v1/chat/completions" => "no template",
+            _ if r.field("prompt").is_some_and(|prompt| prompt.is_array()) => "no such id",
+            _ => "no tokenizer",
+        };
+        let page = serde_json::json!({"error": {"message": why}});
+        Script::json("400 Bad Request", &page.to_string())
+    })
+    .unwrap();
+    let error = HttpBackend::connect(options(&server.url()), MonotonicClock::start());
+    let error = error.err().unwrap().to_string();
+    let mut rest = error.as_str();
+    for words in [
+        "token ids",
+        "no such id",
+        "text",
+        "no tokenizer",
+        "chat",
+        "no template",
+    ] {
+        let (_, after) = rest
+            .split_once(words)
+            .unwrap_or_else(|| panic!("{words}: {error}"));
+        rest = after;
+    }
+}
+
+#[test]
 fn a_server_that_stops_early_is_found_out() {
     let server = server(|_| {
         let stop = r#"{"choices":[{"text":"b","finish_reason":"stop"}]}"#;

@@ -159,8 +159,9 @@ impl Detection {
         };
         facts.dialect.api = apis.pop().unwrap_or(Api::Completions);
         facts.dialect.ids = facts.dialect.api == Api::Completions;
+        let mut refusals: Vec<String> = Vec::new();
         loop {
-            let error = match self.trial(&facts.dialect).await {
+            let mut error = match self.trial(&facts.dialect).await {
                 Ok(trial) => return self.settle(&trial, has_text, facts),
                 Err(error) => self.shared.presentable(error),
             };
@@ -179,13 +180,19 @@ impl Detection {
             });
             if let Some(field) = named.filter(|_| !lacks_path) {
                 facts.dialect.refused.push(field);
-            } else if facts.dialect.ids && !lacks_path {
+                continue;
+            }
+            refusals.push(refusal(&facts.dialect, &error.message));
+            if facts.dialect.ids && !lacks_path {
                 facts.dialect.ids = false;
             } else if let Some(api) = apis.pop() {
                 facts.dialect.api = api;
                 facts.dialect.ids = false;
                 facts.dialect.refused.clear();
             } else {
+                if refusals.len() > 1 {
+                    error.message = format!("no way to ask is taken: {}", refusals.join("; "));
+                }
                 return Err(error.into());
             }
         }
@@ -283,6 +290,12 @@ impl Detection {
             failure(ErrorClass::Malformed, words)
         })
     }
+}
+
+/// What was asked in vain, and the answer.
+fn refusal(dialect: &Dialect, answer: &str) -> String {
+    let prompts = if dialect.ids { "token ids" } else { "text" };
+    format!("{} with prompts as {prompts}: {answer}", dialect.api.path())
 }
 
 /// A page of the server, of bounded size and within a bounded time.
