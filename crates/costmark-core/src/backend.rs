@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::replicas::Replica;
 use crate::request::{FinishReason, Request, RequestError, RequestId};
+use crate::server::ServerMetrics;
 use crate::shape::ModelShape;
 use crate::step::StepRecord;
 use crate::token_times::Span;
@@ -49,6 +50,13 @@ pub trait Backend {
 
     /// This backend as one that rings when there is something to poll, if it does.
     fn ringing(&mut self) -> Option<&mut dyn Replica> {
+        None
+    }
+
+    /// What a server told of its own work since the last call, if it is one that tells. Called
+    /// between units, when nothing is in flight: the server is asked anew for it, which may take
+    /// a second or two.
+    fn server_metrics(&mut self) -> Option<ServerMetrics> {
         None
     }
 

@@ -13,6 +13,7 @@ pub mod interval;
 pub mod mock;
 pub mod replicas;
 pub mod request;
+pub mod server;
 pub mod shape;
 pub mod step;
 pub mod token_times;
@@ -28,6 +29,7 @@ pub use replicas::{Bell, Replica, Replicas, Waiting};
 pub use request::{
     ErrorClass, FinishReason, Outcome, Request, RequestError, RequestId, RequestRecord, Sampling,
 };
+pub use server::ServerMetrics;
 pub use shape::ModelShape;
 pub use step::{StepPart, StepRecord};
 pub use token_times::{Span, TokenTimes};

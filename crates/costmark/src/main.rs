@@ -12,6 +12,7 @@ mod args;
 mod backend;
 mod build_info;
 mod compare;
+mod drive;
 mod endpoint;
 mod environment;
 mod estimate;

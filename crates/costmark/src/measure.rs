@@ -4,11 +4,8 @@
 
 use std::num::NonZeroU32;
 
-use costmark_core::{Backend, ModelWork, Roofline};
-use costmark_load::{
-    ArrivalProcess, ClosedLoop, OpenLoop, OpenLoopError, OpenWarmup, RecordingCost, RequestSource,
-    Schedule, Stop, UnitRun, Warmup, calibrate_recording_with,
-};
+use costmark_core::{ModelWork, Roofline};
+use costmark_load::{OpenLoopError, RecordingCost, Stop, UnitRun, calibrate_recording_with};
 use costmark_metrics::{
     OpenLoad, RequestCounts, UNUSABLE_CV, UnitInput, summarise, summarise_open,
 };
@@ -18,16 +15,17 @@ use costmark_report::document::{
 };
 use costmark_report::{RunFolder, SCHEMA_VERSION, Status, finding};
 
+use crate::drive::drive;
 use crate::environment::{Watch, no_energy};
 use crate::estimate::Left;
 use crate::live::Live;
 use crate::models::{Models, Served};
-use crate::plan::{Level, Load, Plan, Unit, WarmupPlan};
+use crate::plan::{Level, Load, Plan, Unit};
 use crate::price::Pricing;
 use crate::progress::Progress;
 use crate::recorder::{Discard, LineRecorder};
 use crate::run::command;
-use crate::{advice, agenda, build_info, stop, units};
+use crate::{advice, agenda, build_info, units};
 
 /// A measurement about to run.
 pub(crate) struct Measurement<'a> {
@@ -107,10 +105,13 @@ impl Measurement<'_> {
                     served
                 }
             };
+            // What the server did before is not this unit's.
+            _ = served.backend.server_metrics();
             let begun = std::time::Instant::now();
             let run = self
                 .unit(unit, level, &mut served)
                 .map_err(|e| failed(&e))?;
+            let server = served.backend.server_metrics();
             let roofline = watch.between().map_err(|e| failed(&e.message()))?;
             let info = served.backend.info();
             let id = plan.models[served.model].id();
@@ -121,6 +122,7 @@ impl Measurement<'_> {
             let work = info.work;
             let replicas = info.replicas;
             let mut result = self.summarise(level, unit.repeat, &run, (work, replicas), roofline);
+            result.server = server;
             watch.enter(&mut result, served.backend.simulates_time());
             self.progress.say(&told(plan, level, &result));
             if let Some(left) = &mut self.left {
@@ -216,66 +218,16 @@ impl Measurement<'_> {
                 },
             ),
         };
-        let backend: &mut dyn Backend = served.backend.as_mut();
-        let source: &dyn RequestSource = served.sources[level.workload].as_ref();
-        let (number, signal) = (unit.number, &stop::SIGNAL);
-        match level.load {
-            Load::Closed(concurrency) => {
-                let concurrency = NonZeroU32::new(concurrency).unwrap_or(NonZeroU32::MIN);
-                let mut closed_loop = ClosedLoop::new(concurrency, level.stop);
-                closed_loop.warmup = match self.plan.warmup {
-                    WarmupPlan::Off => Warmup::off(),
-                    WarmupPlan::PerSlot(n) => per_slot(n),
-                    WarmupPlan::For(ns) => Warmup::for_ns(ns),
-                };
-                let asking = self.plan.asking;
-                Ok(
-                    match self.plan.workloads[level.workload].turns(asking.seed) {
-                        None => closed_loop.run(number, backend, source, &mut recorder, signal),
-                        Some(turns) => closed_loop.run_users(
-                            &turns,
-                            number,
-                            backend,
-                            source,
-                            &mut recorder,
-                            signal,
-                        ),
-                    },
-                )
-            }
-            Load::Open {
-                process,
-                max_in_flight,
-            } => {
-                let schedule = Schedule::Process(process);
-                let mut open_loop = OpenLoop::new(schedule, level.stop, self.plan.asking.seed);
-                open_loop.max_in_flight = max_in_flight;
-                open_loop.warmup = match self.plan.warmup {
-                    WarmupPlan::Off => OpenWarmup::Off,
-                    WarmupPlan::PerSlot(n) => OpenWarmup::Settled(Warmup {
-                        max_ns: longest_warmup_ns(self.plan, process),
-                        ..per_slot(n)
-                    }),
-                    WarmupPlan::For(ns) => OpenWarmup::For(ns),
-                };
-                open_loop.run(number, backend, source, &mut recorder, signal)
-            }
-            Load::Trace {
-                speed,
-                max_in_flight,
-            } => {
-                let trace = self.plan.workloads[level.workload].trace();
-                let none = || Schedule::Times([].into());
-                let schedule = trace.map_or_else(none, |trace| trace.schedule_at(speed));
-                let mut open_loop = OpenLoop::new(schedule, level.stop, self.plan.asking.seed);
-                open_loop.max_in_flight = max_in_flight;
-                // A trace has no requests to spare for settling; a time can be asked for.
-                if let WarmupPlan::For(ns) = self.plan.warmup {
-                    open_loop.warmup = OpenWarmup::For(ns);
-                }
-                open_loop.run(number, backend, source, &mut recorder, signal)
-            }
-        }
+        let source = served.sources[level.workload].as_ref();
+        let backend = served.backend.as_mut();
+        drive(
+            self.plan,
+            level,
+            unit.number,
+            backend,
+            source,
+            &mut recorder,
+        )
     }
 
     fn summarise(
@@ -331,6 +283,7 @@ impl Measurement<'_> {
             roofline,
             of_datasheet: None,
             machine: None,
+            server: None,
             energy: no_energy(),
             cost,
             cost_note,
@@ -448,27 +401,6 @@ fn enter(plan: &Plan, document: &mut RunDocument, unit: Unit, level: &Level) {
     };
     if !known.units.contains(&unit) {
         known.units.push(unit);
-    }
-}
-
-/// A search tries rates beyond what is served, where nothing ever settles and the queue of the
-/// warm-up must be worked off: it lasts for as many requests as are measured at most.
-fn longest_warmup_ns(plan: &Plan, process: ArrivalProcess) -> u64 {
-    let longest_ns = Warmup::default().max_ns;
-    match plan.search.zip(process.rate_per_s()) {
-        Some((search, per_s)) => {
-            let longest_s = search.requests_at(per_s) as f64 / per_s;
-            longest_ns.min((longest_s * 1e9) as u64)
-        }
-        None => longest_ns,
-    }
-}
-
-/// Warm-up until step times settle.
-fn per_slot(max_requests: NonZeroU32) -> Warmup {
-    Warmup {
-        max_requests_per_slot: max_requests.get(),
-        ..Warmup::default()
     }
 }
 

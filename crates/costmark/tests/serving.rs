@@ -25,10 +25,12 @@ struct Server {
 
 impl Server {
     fn start(place: &Place) -> Self {
-        // Room for an answer that takes longer than the client stays.
+        // Room for an answer that takes longer than the client stays, and for the token ids that
+        // `costmark run` asks a server with.
         let file = place.path().join("tiny/config.json");
         let config = std::fs::read_to_string(&file).unwrap();
         let config = config.replace("_embeddings\": 256", "_embeddings\": 4096");
+        let config = config.replace("vocab_size\": 256", "vocab_size\": 4096");
         std::fs::write(&file, config).unwrap();
         Self::of(place, &["--model", "tiny", "--weights", "synthetic"])
     }
@@ -326,4 +328,53 @@ fn log_probabilities_are_those_of_the_engine() {
     // Nothing is told to who does not ask.
     let ask = json!({"prompt": prompt, "max_tokens": 2});
     assert!(server.choice("/v1/completions", &ask)["logprobs"].is_null());
+}
+
+#[test]
+fn each_unit_has_what_the_server_told_of_it() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    // What was before the run is no unit's.
+    _ = server.say("POST", "/v1/completions", &ask(50));
+    let endpoint = format!("http://{}", server.address);
+    let args = ["run", "--endpoint", &endpoint, "--price", "1"];
+    let lengths = ["--input-len", "8..24", "--output-len", "8"];
+    let load = ["--concurrency", "1,3", "--requests", "6", "--repeats", "2"];
+    let mut run = place.costmark(&[&args[..], &lengths, &load, &["-o", "run"]].concat());
+    common::stdout(&mut run);
+    let lines = common::lines(&place.path().join("run/requests.jsonl"));
+    let document = place.document("run");
+    let units = document["units"].as_array().unwrap();
+    assert_eq!(units.len(), 4);
+    for unit in units {
+        let is_cancelled = |line: &Value| line["outcome"]["reason"] == "cancelled";
+        let of_unit = |line: &Value| {
+            line["unit"]["level"] == unit["level"] && line["unit"]["repeat"] == unit["repeat"]
+        };
+        let ended = lines.iter().filter(|l| of_unit(l) && !is_cancelled(l));
+        // What is cancelled as a unit ends the server may count before or after that.
+        let cancelled = lines.iter().filter(|l| is_cancelled(l));
+        let sum = |lines: &mut dyn Iterator<Item = &Value>, key: &str| -> f64 {
+            lines.map(|line| line[key].as_f64().unwrap()).sum()
+        };
+        let told = &unit["server"];
+        let prefill = sum(&mut ended.clone(), "input_tokens");
+        let more = sum(&mut cancelled.clone(), "input_tokens");
+        let range = prefill..=prefill + more;
+        assert!(
+            range.contains(&told["prefill_tokens"].as_f64().unwrap()),
+            "{range:?}: {told}"
+        );
+        let decode = sum(&mut ended.clone(), "output_tokens");
+        let range = decode..=decode + 8.0 * cancelled.count() as f64;
+        assert!(
+            range.contains(&told["decode_tokens"].as_f64().unwrap()),
+            "{range:?}: {told}"
+        );
+        let measured_s =
+            (unit["end_ns"].as_f64().unwrap() - unit["start_ns"].as_f64().unwrap()) / 1e9;
+        let seconds = |key: &str| told[key].as_f64().unwrap();
+        assert!(seconds("span_s") >= measured_s, "{told}");
+        assert!(seconds("prefill_s") + seconds("decode_s") > 0.0, "{told}");
+    }
 }

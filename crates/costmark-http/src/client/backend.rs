@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use costmark_core::{
     Backend, BackendError, BackendInfo, BackendKind, Clock, ErrorClass, Event, MonotonicClock,
-    Request, RequestError, RequestId,
+    Request, RequestError, RequestId, ServerMetrics,
 };
 
 use super::HttpOptions;
@@ -204,6 +204,10 @@ impl Backend for HttpBackend {
             // A dead worker shows in the next submit or poll.
             _ = self.send(worker, Command::Cancel(id));
         }
+    }
+
+    fn server_metrics(&mut self) -> Option<ServerMetrics> {
+        self.watch.as_ref().and_then(Watch::span)
     }
 
     fn poll(&mut self, until_ns: Option<u64>, events: &mut Vec<Event>) -> Result<(), BackendError> {

@@ -14,6 +14,7 @@ mod detect;
 mod endpoint;
 mod error;
 mod exchange;
+mod metrics_page;
 mod outbox;
 mod recount;
 mod request;

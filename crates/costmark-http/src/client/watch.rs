@@ -1,134 +1,27 @@
 //! What the server tells of itself in `/metrics` while it is measured.
 //!
-//! vLLM, SGLang, llama-server and `costmark serve` each have their own names for the same
-//! things. A thread of its own reads the page once a second, beside the measurement: once
-//! before the first request, and then until the backend goes.
+//! A thread of its own reads the page once a second, beside the measurement: from before the
+//! first request until the backend goes, and whenever a span of it is asked for.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use costmark_core::{Clock, ServerMetrics};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 use super::detect::page;
 use super::error::ConnectError;
+use super::metrics_page::Reading;
 use super::worker::{Settings, Shared, runtime};
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long a span waits for its last reading; without it, it ends at the one before.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Names of a quantity; the first that the page has is read.
-type Names = &'static [&'static str];
-
-/// Fraction of the KV cache in use.
-const KV_USE: Names = &[
-    "vllm:kv_cache_usage_perc",
-    "vllm:gpu_cache_usage_perc",
-    "sglang:token_usage",
-    "llamacpp:kv_cache_usage_ratio",
-];
-const RUNNING: Names = &[
-    "vllm:num_requests_running",
-    "sglang:num_running_reqs",
-    "llamacpp:requests_processing",
-    "costmark_requests_running",
-];
-const WAITING: Names = &[
-    "vllm:num_requests_waiting",
-    "sglang:num_queue_reqs",
-    "llamacpp:requests_deferred",
-    "costmark_requests_waiting",
-];
-/// Prompt tokens the prefix cache was asked for.
-const CACHE_ASKED: Names = &[
-    "vllm:prefix_cache_queries_total",
-    "vllm:gpu_prefix_cache_queries_total",
-    "sglang:prompt_tokens_total",
-    "costmark_prompt_tokens_total",
-];
-/// Prompt tokens it had.
-const CACHE_HAD: Names = &[
-    "vllm:prefix_cache_hits_total",
-    "vllm:gpu_prefix_cache_hits_total",
-    "sglang:cached_tokens_total",
-    "costmark_cached_tokens_total",
-];
-const PREFILL_S: Names = &[
-    "vllm:request_prefill_time_seconds_sum",
-    "llamacpp:prompt_seconds_total",
-    "costmark_prefill_seconds_total",
-];
-const DECODE_S: Names = &[
-    "vllm:request_decode_time_seconds_sum",
-    "llamacpp:tokens_predicted_seconds_total",
-    "costmark_decode_seconds_total",
-];
-const PROMPT_TOKENS: Names = &[
-    "vllm:prompt_tokens_total",
-    "sglang:prompt_tokens_total",
-    "llamacpp:prompt_tokens_total",
-    "costmark_prompt_tokens_total",
-];
-const OUTPUT_TOKENS: Names = &[
-    "vllm:generation_tokens_total",
-    "sglang:generation_tokens_total",
-    "llamacpp:tokens_predicted_total",
-    "costmark_generation_tokens_total",
-];
-
-/// One reading of the page. What it does not tell is `None`, never 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Reading {
-    kv_use: Option<f64>,
-    running: Option<f64>,
-    waiting: Option<f64>,
-    cache_asked: Option<f64>,
-    cache_had: Option<f64>,
-    prefill_s: Option<f64>,
-    decode_s: Option<f64>,
-    prompt_tokens: Option<f64>,
-    output_tokens: Option<f64>,
-}
-
-impl Reading {
-    /// From a page in the text format of Prometheus; `None` where it tells nothing known.
-    fn parse(page: &str) -> Option<Self> {
-        let mut values: HashMap<&str, f64> = HashMap::new();
-        for line in page.lines().map(str::trim).filter(|l| !l.starts_with('#')) {
-            // `name{label="any text"} value [timestamp]`
-            let name = line.split(['{', ' ']).next().unwrap_or_default();
-            let rest = match line.rfind('}') {
-                Some(end) => &line[end + 1..],
-                None => line.get(name.len()..).unwrap_or_default(),
-            };
-            let value = rest.split_whitespace().next().and_then(|v| v.parse().ok());
-            if let Some(value) = value.filter(|v: &f64| v.is_finite()) {
-                // Several engines behind one address.
-                *values.entry(name).or_default() += value;
-            }
-        }
-        let get = |names: Names| names.iter().find_map(|name| values.get(name).copied());
-        let kv_blocks = || {
-            let total = get(&["costmark_kv_blocks_total"]).filter(|&n| n > 0.0)?;
-            Some(get(&["costmark_kv_blocks_used"])? / total)
-        };
-        let reading = Self {
-            kv_use: get(KV_USE).or_else(kv_blocks),
-            running: get(RUNNING),
-            waiting: get(WAITING),
-            cache_asked: get(CACHE_ASKED),
-            cache_had: get(CACHE_HAD),
-            prefill_s: get(PREFILL_S),
-            decode_s: get(DECODE_S),
-            prompt_tokens: get(PROMPT_TOKENS),
-            output_tokens: get(OUTPUT_TOKENS),
-        };
-        (reading != Self::default()).then_some(reading)
-    }
-}
-
-/// All readings so far, as far as they are told.
+/// Readings of a span, as far as they are told.
 #[derive(Debug, Clone, Copy)]
 struct Readings {
     n: u64,
@@ -168,55 +61,74 @@ impl Readings {
         Some(of(&self.last)? - of(&self.first)?).filter(|&n| n >= 0.0)
     }
 
-    /// In words, once there are two readings.
-    fn note(&self) -> Option<String> {
-        if self.n < 2 {
-            return None;
-        }
-        let mut parts = Vec::new();
-        let most = &self.most;
-        if let Some(share) = most.kv_use {
-            parts.push(format!("KV cache in use at most {:.1} %", 100.0 * share));
-        }
-        for (what, n) in [("running", most.running), ("waiting", most.waiting)] {
-            if let Some(n) = n {
-                parts.push(format!("requests {what} at most {n}"));
-            }
-        }
+    /// In figures, once there are two readings.
+    fn metrics(&self) -> Option<ServerMetrics> {
         let asked = self.growth(|r| r.cache_asked).filter(|&n| n > 0.0);
-        if let (Some(asked), Some(had)) = (asked, self.growth(|r| r.cache_had)) {
-            let share = 100.0 * had / asked;
-            parts.push(format!("prefix cache hits {share:.1} % of prompt tokens"));
-        }
-        let phases = [
-            (
-                "prefill",
-                self.growth(|r| r.prefill_s),
-                self.growth(|r| r.prompt_tokens),
-            ),
-            (
-                "decode",
-                self.growth(|r| r.decode_s),
-                self.growth(|r| r.output_tokens),
-            ),
-        ];
-        for (phase, seconds, tokens) in phases {
-            if let (Some(seconds), Some(tokens)) = (seconds, tokens) {
-                parts.push(format!("{phase} {seconds:.3} s for {tokens} tokens"));
-            }
-        }
-        Some(format!(
-            "The server's own /metrics, {} readings a second apart from before the first request \
-             on, warm-up included: {}.",
-            self.n,
-            parts.join("; ")
-        ))
+        let had = self.growth(|r| r.cache_had);
+        (self.n > 1).then(|| ServerMetrics {
+            readings: self.n,
+            span_s: self.last.at_ns.saturating_sub(self.first.at_ns) as f64 / 1e9,
+            kv_use_max: self.most.kv_use,
+            running_max: self.most.running,
+            waiting_max: self.most.waiting,
+            cache_hit_share: asked.zip(had).map(|(asked, had)| had / asked),
+            prefill_s: self.growth(|r| r.prefill_s),
+            prefill_tokens: self.growth(|r| r.prompt_tokens),
+            decode_s: self.growth(|r| r.decode_s),
+            decode_tokens: self.growth(|r| r.output_tokens),
+        })
     }
+}
+
+/// In words.
+fn told(metrics: &ServerMetrics) -> String {
+    let mut parts = Vec::new();
+    if let Some(share) = metrics.kv_use_max {
+        parts.push(format!("KV cache in use at most {:.1} %", 100.0 * share));
+    }
+    for (what, n) in [
+        ("running", metrics.running_max),
+        ("waiting", metrics.waiting_max),
+    ] {
+        if let Some(n) = n {
+            parts.push(format!("requests {what} at most {n}"));
+        }
+    }
+    if let Some(share) = metrics.cache_hit_share {
+        let share = 100.0 * share;
+        parts.push(format!("prefix cache hits {share:.1} % of prompt tokens"));
+    }
+    let phases = [
+        ("prefill", metrics.prefill_s, metrics.prefill_tokens),
+        ("decode", metrics.decode_s, metrics.decode_tokens),
+    ];
+    for (phase, seconds, tokens) in phases {
+        if let (Some(seconds), Some(tokens)) = (seconds, tokens) {
+            parts.push(format!("{phase} {seconds:.3} s for {tokens} tokens"));
+        }
+    }
+    format!(
+        "The server's own /metrics, {} readings from before the first request on, \
+         warm-up included: {}.",
+        metrics.readings,
+        parts.join("; ")
+    )
+}
+
+/// What the thread and its owner share.
+#[derive(Debug)]
+struct Kept {
+    /// From the begin.
+    all: Readings,
+    /// Since the last span ended.
+    span: Readings,
 }
 
 /// Reads the page until dropped.
 pub(crate) struct Watch {
-    readings: Arc<Mutex<Readings>>,
+    kept: Arc<Mutex<Kept>>,
+    /// Asks for a reading now, and to be told when it is there.
+    ask: UnboundedSender<mpsc::Sender<()>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -234,20 +146,23 @@ impl Watch {
             return Ok(None);
         };
         drop(shared); // Its connections belong to the runtime of this thread.
-        let readings = Arc::new(Mutex::new(Readings::new(first)));
+        let (all, span) = (Readings::new(first), Readings::new(first));
+        let kept = Arc::new(Mutex::new(Kept { all, span }));
+        let (ask, asked) = unbounded_channel();
         let (stop, stopped) = oneshot::channel();
-        let (settings, kept) = (settings.clone(), Arc::clone(&readings));
+        let (settings, shared_kept) = (settings.clone(), Arc::clone(&kept));
         let thread = std::thread::Builder::new()
             .name("costmark-watch".into())
             .spawn(move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, watch(settings, &kept, stopped));
+                local.block_on(&runtime, watch(settings, &shared_kept, asked, stopped));
                 drop(local);
                 runtime.shutdown_background();
             })
             .map_err(|e| refused("a thread", e))?;
         Ok(Some(Self {
-            readings,
+            kept,
+            ask,
             stop: Some(stop),
             thread: Some(thread),
         }))
@@ -255,7 +170,20 @@ impl Watch {
 
     /// What was read so far.
     pub(crate) fn note(&self) -> Option<String> {
-        lock(&self.readings).note()
+        lock(&self.kept).all.metrics().as_ref().map(told)
+    }
+
+    /// What was told since this was called last, up to now. A server that does not answer in
+    /// time has the span end at the reading before, as its `span_s` shows.
+    pub(crate) fn span(&self) -> Option<ServerMetrics> {
+        let (tell, there) = mpsc::channel();
+        if self.ask.send(tell).is_ok() {
+            _ = there.recv_timeout(PATIENCE);
+        }
+        let span = &mut lock(&self.kept).span;
+        let metrics = span.metrics();
+        *span = Readings::new(span.last);
+        metrics
     }
 }
 
@@ -268,20 +196,31 @@ impl Drop for Watch {
     }
 }
 
-fn lock(readings: &Mutex<Readings>) -> std::sync::MutexGuard<'_, Readings> {
-    readings.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn watch(settings: Settings, readings: &Mutex<Readings>, mut stopped: oneshot::Receiver<()>) {
+async fn watch(
+    settings: Settings,
+    kept: &Mutex<Kept>,
+    mut asked: UnboundedReceiver<mpsc::Sender<()>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let Ok(shared) = Shared::new(settings) else {
         return;
     };
     let look = async {
         loop {
-            tokio::time::sleep(PERIOD).await;
+            // Its sender lives until `stopped` is told.
+            let tell = tokio::time::timeout(PERIOD, asked.recv()).await;
             // A server too busy to answer is asked again a second later.
             if let Some(reading) = read(&shared).await {
-                lock(readings).add(reading);
+                let mut kept = lock(kept);
+                kept.all.add(reading);
+                kept.span.add(reading);
+            }
+            if let Ok(Some(tell)) = tell {
+                _ = tell.send(()); // nobody waits any more
             }
         }
     };
@@ -297,41 +236,15 @@ async fn watch(settings: Settings, readings: &Mutex<Readings>, mut stopped: ones
 
 async fn read(shared: &Shared) -> Option<Reading> {
     let page = page(shared, "/metrics").await.ok()?;
-    Reading::parse(std::str::from_utf8(&page).ok()?)
+    Some(Reading {
+        at_ns: shared.clock.now_ns(),
+        ..Reading::parse(std::str::from_utf8(&page).ok()?)?
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_server_is_read_in_its_words() {
-        let vllm = "# HELP vllm:num_requests_running x\n\
-            vllm:num_requests_running{engine=\"0\",model_name=\"a {b} c\"} 3.0\n\
-            vllm:num_requests_running{engine=\"1\",model_name=\"a {b} c\"} 4.0\n\
-            vllm:kv_cache_usage_perc{engine=\"0\"} 0.25 1700000000\n\
-            vllm:prefix_cache_queries_total{engine=\"0\"} 200\n\
-            vllm:prefix_cache_hits_total{engine=\"0\"} 50\n";
-        let reading = Reading::parse(vllm).unwrap();
-        assert_eq!((reading.running, reading.kv_use), (Some(7.0), Some(0.25)));
-        assert_eq!(reading.waiting, None, "what is not told is not 0");
-        let llama = "llamacpp:prompt_tokens_total 12\nllamacpp:prompt_seconds_total 0.5\n\
-            llamacpp:requests_deferred 1\n";
-        let reading = Reading::parse(llama).unwrap();
-        assert_eq!((reading.prefill_s, reading.waiting), (Some(0.5), Some(1.0)));
-        let sglang = "sglang:token_usage{tp_rank=\"0\"} 0.5\nsglang:num_queue_reqs 2\n";
-        assert_eq!(Reading::parse(sglang).unwrap().waiting, Some(2.0));
-        let ours = "costmark_kv_blocks_used 3\ncostmark_kv_blocks_total 12\n";
-        assert_eq!(Reading::parse(ours).unwrap().kv_use, Some(0.25));
-        for nothing in [
-            "",
-            "<html>no</html>",
-            "up 1\n",
-            "vllm:num_requests_running NaN",
-        ] {
-            assert_eq!(Reading::parse(nothing), None, "{nothing}");
-        }
-    }
 
     #[test]
     fn counters_tell_by_their_growth_and_gauges_by_their_top() {
@@ -344,10 +257,13 @@ mod tests {
             ..Reading::default()
         };
         let mut readings = Readings::new(at(3.0, 0.0));
-        assert_eq!(readings.note(), None);
+        assert_eq!(readings.metrics(), None);
         readings.add(at(4.0, 9.0));
         readings.add(at(5.0, 2.0));
-        let note = readings.note().unwrap();
+        let metrics = readings.metrics().unwrap();
+        assert_eq!((metrics.readings, metrics.decode_tokens), (3, Some(80.0)));
+        assert_eq!((metrics.prefill_s, metrics.kv_use_max), (None, None));
+        let note = told(&metrics);
         for words in [
             "3 readings",
             "running at most 9",
@@ -362,6 +278,6 @@ mod tests {
         );
         // A server that was started anew.
         readings.add(at(1.0, 1.0));
-        assert!(!readings.note().unwrap().contains("decode"));
+        assert_eq!(readings.metrics().unwrap().decode_s, None);
     }
 }

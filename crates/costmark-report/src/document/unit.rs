@@ -1,6 +1,6 @@
 //! What came out: units, levels, their cost.
 
-use costmark_core::{Interval, Roofline};
+use costmark_core::{Interval, Roofline, ServerMetrics};
 use costmark_metrics::{LevelSummary, UnitSummary};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,10 @@ pub struct UnitDocument {
     pub of_datasheet: Option<DatasheetUse>,
     /// What the machine did in its window; absent where time was simulated.
     pub machine: Option<MachineDocument>,
+    /// What the server told of its own work meanwhile, warm-up included; absent where none was
+    /// driven or it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerMetrics>,
     /// What energy its window took.
     pub energy: EnergyDocument,
     /// What its window cost; absent with a reason.

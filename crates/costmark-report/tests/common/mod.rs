@@ -202,6 +202,7 @@ pub(crate) fn unit(raw: &Raw, model: &CostModel) -> UnitDocument {
             gpu: None,
             gpus: Vec::new(),
         }),
+        server: None,
         energy: EnergyDocument {
             source: "rapl".into(),
             joules: Some(500.0),
