@@ -181,8 +181,8 @@ def table_aiperf(rounds):
              "(or as many requests per second, at random), and are compared over the same seconds, "
              "each by its own raw records and instants. TTFT is a mean, ITL is (last token − first "
              "token) ÷ (tokens − 1), mean over requests.", "",
-             "TTFT is compared where requests arrive at random. With a fixed number of streams "
-             "each client has its own: a request waits for the step that runs when it comes, and a "
+             "TTFT is compared where requests arrive at random, and only shown with a fixed number of "
+             "streams, where the clients need not agree: a request waits for the step that runs when it comes, and a "
              "client that asks again as soon as it was answered comes at another time of the next "
              "step than one that takes longer. Random arrivals are each client's own draws: "
              "throughput is not compared there, and of TTFT the median, since its mean hangs on how "

@@ -191,7 +191,11 @@ impl Detection {
                 facts.dialect.refused.clear();
             } else {
                 if refusals.len() > 1 {
-                    error.message = format!("no way to ask is taken: {}", refusals.join("; "));
+                    error.message = format!(
+                        "the server takes no way to ask it (look at --model, --api and \
+                         --tokenizer): {}",
+                        refusals.join("; ")
+                    );
                 }
                 return Err(error.into());
             }
