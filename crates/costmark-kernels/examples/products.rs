@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use costmark_kernels::linear::{Isa, Packed, multiply};
+use costmark_kernels::linear::{Isa, Memory, Packed, multiply};
 use costmark_kernels::{TensorFormat, parallel};
 
 /// Of the feed-forward matrices of an 8-billion-parameter Llama.
@@ -43,15 +43,16 @@ fn time(mut run: impl FnMut()) -> (f64, f64) {
 }
 
 /// Gigabytes per second, fastest and median, of all threads reading.
-fn bandwidth(memory: &[u64]) -> (f64, f64) {
+fn bandwidth(memory: &[f32]) -> (f64, f64) {
     let len = memory.len().div_ceil(parallel::threads() * 16);
     let (best, median) = time(|| {
         parallel::for_each(memory.chunks(len).collect(), memory.len(), |chunk| {
+            // As many sums as stay in registers, whatever the instruction set.
             let (lines, _) = chunk.as_chunks::<32>();
-            let mut sums = [0u64; 32];
+            let mut sums = [0f32; 32];
             for line in lines {
                 for (sum, value) in sums.iter_mut().zip(line) {
-                    *sum ^= value;
+                    *sum += value;
                 }
             }
             std::hint::black_box(sums);
@@ -104,7 +105,9 @@ fn main() -> Result<(), costmark_kernels::KernelError> {
     } else {
         chosen
     };
-    let memory = vec![1u64; MEMORY / size_of::<u64>()];
+    // In large pages, as weights are.
+    let mut memory = Memory::<f32>::zeroed(MEMORY / size_of::<f32>())?;
+    memory.fill(1.0);
     let (best, median) = bandwidth(&memory);
     println!(
         "{} threads, {}; reads {best:.1} GB/s (median {median:.1})",

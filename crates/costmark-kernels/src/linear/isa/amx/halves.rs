@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::avx512::{LANES, Sums, Word, fetch_in_stages};
+use super::super::avx512::{AHEAD, LANES, Sums, Word, fetch_in_stages};
 use super::{fetch_next, part_of, pieces, row_tiles};
 use crate::linear::activations::TILE_ROWS;
 use crate::linear::halves::Halves;
@@ -253,7 +253,8 @@ unsafe fn products<const P: usize, const T: usize>(
                 }
             };
             if cold {
-                (0..P).for_each(|p| tile(p).iter().for_each(fetch_in_stages));
+                let fetch = |word| fetch_in_stages(word, AHEAD);
+                (0..P).for_each(|p| tile(p).iter().for_each(fetch));
             }
             load!(6, tile(0).as_ptr(), 64usize);
             if P == 2 {

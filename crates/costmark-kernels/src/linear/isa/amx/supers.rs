@@ -157,7 +157,7 @@ impl Block {
         let lesser = self.lesser.as_flattened_mut().iter_mut();
         let words = lesser.zip(self.greater.as_flattened_mut());
         for (v, (lesser, greater)) in words.enumerate() {
-            let scale = from.scales[v / SUB];
+            let scale = from.scaling.scales[v / SUB];
             let scale = twice(scale, scale);
             let scaled = |quants| {
                 let quants = _mm512_sub_epi16(quants, raised);
@@ -173,12 +173,16 @@ impl Block {
             store_word(greater, value);
         }
         if !CENTRED {
-            for (minima, from) in self.minima.iter_mut().zip(from.minima.as_chunks::<2>().0) {
+            for (minima, from) in self
+                .minima
+                .iter_mut()
+                .zip(from.scaling.minima.as_chunks::<2>().0)
+            {
                 *minima = twice(from[0], from[1]);
             }
         }
-        self.d = from.d;
-        self.dmin = from.dmin;
+        self.d = from.scaling.d;
+        self.dmin = from.scaling.dmin;
     }
 }
 

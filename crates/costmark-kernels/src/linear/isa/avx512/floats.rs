@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Sums, Word, fetch_in_stages, load, store_sums};
+use super::{AHEAD, Sums, Word, fetch_in_stages, load, store_sums};
 use crate::linear::packed::Packed;
 
 /// One value per word.
@@ -124,7 +124,7 @@ fn products<const KIND: u8, const P: usize, const R: usize>(
     let weights: [&[Word]; P] = std::array::from_fn(|p| &weights[p][..width.div_ceil(per_word)]);
     for i in 0..words {
         if cold {
-            (0..P).for_each(|p| fetch_in_stages(&weights[p][i]));
+            (0..P).for_each(|p| fetch_in_stages(&weights[p][i], AHEAD));
         }
         let word: [__m512i; P] = std::array::from_fn(|p| load(&weights[p][i]));
         for half in 0..per_word {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{AHEAD, Sums, fetch, fetch_in_stages, load, load_scales, store_sums};
+use super::{AHEAD, FAR_AHEAD, Sums, fetch, fetch_in_stages, load, load_scales, store_sums};
 use crate::linear::activations::Groups;
 use crate::linear::packed::{Packed, Panel};
 
@@ -46,6 +46,7 @@ fn products<const FOUR_BITS: bool, const R: usize>(
     let nibble = _mm512_set1_epi8(15);
     let offset = if FOUR_BITS { -8 } else { -128 };
     let words = if FOUR_BITS { 4 } else { 8 };
+    let ahead = if FOUR_BITS || R > 2 { FAR_AHEAD } else { AHEAD };
     let mut sums = [_mm512_setzero_ps(); R];
     let (vectors, _) = panel.vectors.as_chunks::<2>();
     let (scales, _) = panel.scales.as_chunks::<2>();
@@ -55,8 +56,8 @@ fn products<const FOUR_BITS: bool, const R: usize>(
         let mut products: [__m512i; R] =
             std::array::from_fn(|r| _mm512_set1_epi32(offset * x.sums[at[r]]));
         if cold {
-            group.iter().for_each(fetch_in_stages);
-            fetch(scales, AHEAD / 2 / words);
+            group.iter().for_each(|word| fetch_in_stages(word, ahead));
+            fetch(scales, ahead / 2 / words);
         }
         for (v, word) in group.iter().enumerate() {
             let word = load(word);

@@ -2,14 +2,30 @@
 
 use std::arch::x86_64::*;
 
-use super::{Word, fetch_in_stages, load, load_scales};
+use super::{FAR_AHEAD, Word, fetch_in_stages, load, load_scales};
 use crate::TensorFormat;
 use crate::linear::packed::Panel;
 
-/// 256 values of sixteen rows: `d · scale · quant − dmin · min`.
-pub(in crate::linear::isa) struct Unpacked {
-    /// Unsigned bytes, four values of each row per vector.
-    pub(in crate::linear::isa) quants: [__m512i; 64],
+/// The formats, for what is compiled for each.
+pub(super) const Q4K: u8 = 0;
+pub(super) const Q5K: u8 = 1;
+pub(super) const Q6K: u8 = 2;
+
+/// Vectors, of four values of each row, that share a scale.
+pub(super) const fn vectors_of_sub(kind: u8) -> usize {
+    if kind == Q6K { 4 } else { 8 }
+}
+
+/// One block of a panel, as it is stored.
+#[derive(Clone, Copy)]
+pub(super) struct Stored<'a> {
+    words: &'a [Word],
+    /// `d`, and `dmin` where there is one.
+    halves: [__m512; 2],
+}
+
+/// What 256 quants of sixteen rows are multiplied with: `d · scale · quant − dmin · min`.
+pub(in crate::linear::isa) struct Scaling {
     /// Per sub-block, of eight vectors (`q6_k`: four).
     pub(in crate::linear::isa) scales: [__m512i; 16],
     /// For every 32 values, the minima of both halves in 16 bits.
@@ -18,13 +34,113 @@ pub(in crate::linear::isa) struct Unpacked {
     pub(in crate::linear::isa) dmin: __m512,
 }
 
-impl Unpacked {
+/// 256 values of sixteen rows.
+pub(in crate::linear::isa) struct Unpacked {
+    /// Unsigned bytes, four values of each row per vector.
+    pub(in crate::linear::isa) quants: [__m512i; 64],
+    pub(in crate::linear::isa) scaling: Scaling,
+}
+
+impl<'a> Stored<'a> {
     #[target_feature(enable = "avx512f")]
     #[inline]
-    pub(in crate::linear::isa) fn zero() -> Self {
+    pub(super) fn new<const KIND: u8>(panel: Panel<'a>, block: usize) -> Self {
+        let (vectors, _) = panel.vectors.as_chunks::<2>();
+        let (scales, _) = panel.scales.as_chunks::<2>();
+        let words = match KIND {
+            Q4K => 35,
+            Q5K => 43,
+            _ => 52,
+        };
+        let halves = match KIND {
+            Q6K => [load_scales(&scales[block]), _mm512_setzero_ps()],
+            _ => [
+                load_scales(&scales[2 * block]),
+                load_scales(&scales[2 * block + 1]),
+            ],
+        };
+        Self {
+            words: &vectors[words * block..][..words],
+            halves,
+        }
+    }
+
+    /// Fetches what will be read a while after this block, a quarter of as much as a block. A
+    /// whole block's at once would hold up the loads behind it.
+    #[inline(always)]
+    pub(super) fn fetch_quarter(self, quarter: usize) {
+        let len = self.words.len().div_ceil(4);
+        let words = self.words.iter().skip(quarter * len).take(len);
+        words.for_each(|word| fetch_in_stages(word, FAR_AHEAD));
+    }
+
+    /// Quarter `quarter` of the quants: 16 vectors, those of a sub-block side by side. Which
+    /// sub-blocks they are tells [`Self::sub`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    pub(super) fn quants<const KIND: u8>(self, quarter: usize) -> [__m512i; 16] {
+        let four = _mm512_set1_epi8(0x0f);
+        let low = |v| _mm512_and_si512(v, four);
+        let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), four);
+        let mut quants = [_mm512_setzero_si512(); 16];
+        match KIND {
+            Q4K => {
+                for v in 0..8 {
+                    let both = load(&self.words[3 + 8 * quarter + v]);
+                    (quants[v], quants[8 + v]) = (low(both), high(both));
+                }
+            }
+            Q5K => {
+                let fifth = _mm512_set1_epi8(0x10);
+                for v in 0..8 {
+                    // Bit `i` of a byte belongs to sub-block `i`.
+                    let bits = load(&self.words[3 + v]);
+                    let bits = _mm512_srl_epi16(bits, _mm_cvtsi32_si128(2 * quarter as i32));
+                    let both = load(&self.words[11 + 8 * quarter + v]);
+                    let first = _mm512_and_si512(_mm512_slli_epi16::<4>(bits), fifth);
+                    let second = _mm512_and_si512(_mm512_slli_epi16::<3>(bits), fifth);
+                    quants[v] = _mm512_or_si512(low(both), first);
+                    quants[8 + v] = _mm512_or_si512(high(both), second);
+                }
+            }
+            _ => {
+                let top = _mm512_set1_epi8(0x30);
+                let (half, first) = (quarter / 2, quarter % 2 * 4);
+                for v in 0..4 {
+                    let a = load(&self.words[16 * half + first + v]);
+                    let b = load(&self.words[16 * half + 8 + first + v]);
+                    let bits = load(&self.words[32 + 8 * half + first + v]);
+                    let parts = [
+                        (low(a), _mm512_slli_epi16::<4>(bits)),
+                        (low(b), _mm512_slli_epi16::<2>(bits)),
+                        (high(a), bits),
+                        (high(b), _mm512_srli_epi16::<2>(bits)),
+                    ];
+                    for (part, (low, bits)) in parts.into_iter().enumerate() {
+                        quants[4 * part + v] = _mm512_or_si512(low, _mm512_and_si512(bits, top));
+                    }
+                }
+            }
+        }
+        quants
+    }
+
+    /// Which sub-block the `index`th of a quarter is.
+    #[inline(always)]
+    pub(super) fn sub<const KIND: u8>(quarter: usize, index: usize) -> usize {
+        match KIND {
+            Q6K => quarter / 2 * 8 + 2 * index + quarter % 2,
+            _ => 2 * quarter + index,
+        }
+    }
+}
+
+impl Scaling {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn zero() -> Self {
         let zero = _mm512_setzero_si512();
         Self {
-            quants: [zero; 64],
             scales: [zero; 16],
             minima: [zero; 8],
             d: _mm512_setzero_ps(),
@@ -32,38 +148,17 @@ impl Unpacked {
         }
     }
 
-    /// Unpacks a block.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     #[inline]
-    pub(in crate::linear::isa) fn fill(
-        &mut self,
-        format: TensorFormat,
-        panel: Panel<'_>,
-        block: usize,
-    ) {
-        let (vectors, _) = panel.vectors.as_chunks::<2>();
-        let (scales, _) = panel.scales.as_chunks::<2>();
-        let words = match format {
-            TensorFormat::Q4K => 35,
-            TensorFormat::Q5K => 43,
-            _ => 52,
-        };
-        let vectors = &vectors[words * block..][..words];
-        vectors.iter().for_each(fetch_in_stages);
-        match format {
-            TensorFormat::Q4K => self.q4k(vectors),
-            TensorFormat::Q5K => self.q5k(vectors),
-            _ => self.q6k(vectors),
-        }
-        if format == TensorFormat::Q6K {
-            self.d = load_scales(&scales[block]);
-        } else {
-            self.d = load_scales(&scales[2 * block]);
-            self.dmin = load_scales(&scales[2 * block + 1]);
+    pub(super) fn fill<const KIND: u8>(&mut self, block: Stored<'_>) {
+        [self.d, self.dmin] = block.halves;
+        match KIND {
+            Q6K => self.signed_bytes(&block.words[48..]),
+            _ => self.six_bits(block.words),
         }
     }
 
-    /// The scales and minima of `q4_k` and `q5_k`: 6 bits each, eight of both in three words.
+    /// Those of `q4_k` and `q5_k`: 6 bits each, eight of both in three words.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     #[inline]
     fn six_bits(&mut self, words: &[Word]) {
@@ -86,70 +181,12 @@ impl Unpacked {
         }
     }
 
+    /// Those of `q6_k`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     #[inline]
-    fn q4k(&mut self, words: &[Word]) {
-        self.six_bits(words);
-        let four = _mm512_set1_epi8(0x0f);
-        let (quants, _) = self.quants.as_chunks_mut::<16>();
-        let (words, _) = words[3..].as_chunks::<8>();
-        for (words, quants) in words.iter().zip(quants) {
-            for v in 0..8 {
-                let both = load(&words[v]);
-                quants[v] = _mm512_and_si512(both, four);
-                quants[8 + v] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), four);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    #[inline]
-    fn q5k(&mut self, words: &[Word]) {
-        self.six_bits(words);
-        let four = _mm512_set1_epi8(0x0f);
-        let fifth = _mm512_set1_epi8(0x10);
-        for v in 0..8 {
-            // Bit `i` of a byte belongs to sub-block `i`.
-            let mut bits = load(&words[3 + v]);
-            for pair in 0..4 {
-                let both = load(&words[11 + 8 * pair + v]);
-                let low = _mm512_and_si512(both, four);
-                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), four);
-                let first = _mm512_and_si512(_mm512_slli_epi16::<4>(bits), fifth);
-                let second = _mm512_and_si512(_mm512_slli_epi16::<3>(bits), fifth);
-                self.quants[16 * pair + v] = _mm512_or_si512(low, first);
-                self.quants[16 * pair + 8 + v] = _mm512_or_si512(high, second);
-                bits = _mm512_srli_epi16::<2>(bits);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    #[inline]
-    fn q6k(&mut self, words: &[Word]) {
-        let four = _mm512_set1_epi8(0x0f);
-        let top = _mm512_set1_epi8(0x30);
-        for half in 0..2 {
-            for v in 0..8 {
-                let a = load(&words[16 * half + v]);
-                let b = load(&words[16 * half + 8 + v]);
-                let bits = load(&words[32 + 8 * half + v]);
-                let low = |v| _mm512_and_si512(v, four);
-                let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), four);
-                let parts = [
-                    (low(a), _mm512_slli_epi16::<4>(bits)),
-                    (low(b), _mm512_slli_epi16::<2>(bits)),
-                    (high(a), bits),
-                    (high(b), _mm512_srli_epi16::<2>(bits)),
-                ];
-                for (part, (low, bits)) in parts.into_iter().enumerate() {
-                    let quant = _mm512_or_si512(low, _mm512_and_si512(bits, top));
-                    self.quants[32 * half + 8 * part + v] = quant;
-                }
-            }
-        }
-        for (word, scales) in words[48..].iter().enumerate() {
-            // Signed bytes: up to the sign, and down again with it.
+    fn signed_bytes(&mut self, words: &[Word]) {
+        for (word, scales) in words.iter().enumerate() {
+            // Up to the sign, and down again with it.
             let scales = bytes(load(scales))
                 .map(|byte| _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(byte)));
             // Values are stored plus 32.
@@ -158,6 +195,49 @@ impl Unpacked {
             self.minima[2 * word + 1] = twice(raised[2], raised[3]);
             for (byte, scale) in scales.into_iter().enumerate() {
                 self.scales[4 * word + byte] = scale;
+            }
+        }
+    }
+}
+
+impl Unpacked {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in crate::linear::isa) fn zero() -> Self {
+        Self {
+            quants: [_mm512_setzero_si512(); 64],
+            scaling: Scaling::zero(),
+        }
+    }
+
+    /// Unpacks a block.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    pub(in crate::linear::isa) fn fill(
+        &mut self,
+        format: TensorFormat,
+        panel: Panel<'_>,
+        block: usize,
+    ) {
+        match format {
+            TensorFormat::Q4K => self.fill_kind::<Q4K>(panel, block),
+            TensorFormat::Q5K => self.fill_kind::<Q5K>(panel, block),
+            _ => self.fill_kind::<Q6K>(panel, block),
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    #[inline]
+    fn fill_kind<const KIND: u8>(&mut self, panel: Panel<'_>, block: usize) {
+        let stored = Stored::new::<KIND>(panel, block);
+        self.scaling.fill::<KIND>(stored);
+        let of_sub = vectors_of_sub(KIND);
+        for quarter in 0..4 {
+            stored.fetch_quarter(quarter);
+            let quants = stored.quants::<KIND>(quarter);
+            for (index, quants) in quants.chunks_exact(of_sub).enumerate() {
+                let at = Stored::sub::<KIND>(quarter, index) * of_sub;
+                self.quants[at..at + of_sub].copy_from_slice(quants);
             }
         }
     }
