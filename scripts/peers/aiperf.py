@@ -1,4 +1,5 @@
-"""AIPerf and `costmark run` on one server at the same time, compared over the same seconds.
+"""AIPerf and `costmark run` on one `costmark serve` at the same time, compared over the same seconds,
+and each with what the server wrote down of the same requests.
 
 At the same time, since then both meet the same steps of the server, whatever else the machine
 does; over the same seconds, since AIPerf's load begins with all streams at once and ends as they
@@ -6,6 +7,7 @@ run dry, which costmark does not measure.
 """
 
 import json
+import operator
 import pathlib
 import random
 import shutil
@@ -21,6 +23,16 @@ PATIENCE_S = 600
 EDGE = 8
 # Share of requests in which AIPerf may have read tokens together.
 MOST_JOINED = 0.05
+
+
+class Asked(NamedTuple):
+    """A request by its client's record."""
+    # Nanoseconds since 1970.
+    start: int
+    # Of its tokens, the same.
+    instants: list
+    # What the server's log knows it by.
+    id: str
 
 
 class Load(NamedTuple):
@@ -70,7 +82,7 @@ def start(aiperf, root, folder, url, model, load):
 
 
 def of_aiperf(folder):
-    """[(start, [instants of tokens])] in nanoseconds since 1970, by AIPerf's own records."""
+    """What was asked, in order, by AIPerf's own records."""
     file = folder / "out/profile_export.jsonl"
     if not file.exists():
         sys.exit("AIPerf failed:\n" + (folder / "aiperf.log").read_text(errors="replace")[-3000:])
@@ -87,7 +99,7 @@ def of_aiperf(folder):
         missing = int(metrics["output_sequence_length"]["value"]) - len(instants)
         joined += missing != 0
         instants += [instants[-1]] * missing
-        found.append((start_ns, instants))
+        found.append(Asked(start_ns, instants, record["metadata"]["x_request_id"]))
     if joined > MOST_JOINED * len(found):
         sys.exit(f"AIPerf saw other chunks than tokens in {joined} of {len(found)} requests: its "
                  "gaps are not between tokens")
@@ -111,37 +123,58 @@ def of_costmark(folder):
             gap_ns, times = (gap, 1) if isinstance(gap, int) else gap
             for _ in range(times):
                 instants.append(instants[-1] + gap_ns)
-        found.append((offset + line["sent_ns"], instants))
+        found.append(Asked(offset + line["sent_ns"], instants, str(line["id"])))
     return sorted(found)
 
 
-def compare(ours, theirs):
+def of_server(log, begin):
+    """{id: line} of the lines that the server wrote since its log had `begin` bytes."""
+    lines = log.read_bytes()[begin:].splitlines()
+    return {line["request_id"]: line for line in map(json.loads, lines)}
+
+
+def compare(ours, theirs, served):
     """Figures of both over the seconds in which both loads were steady: without the first and the
     last requests, which are more than there are streams."""
-    begin = max(found[EDGE][0] for found in (ours, theirs))
-    end = min(found[-EDGE][0] for found in (ours, theirs))
-    return [over(found, begin, end) for found in (ours, theirs)]
+    begin = max(found[EDGE].start for found in (ours, theirs))
+    end = min(found[-EDGE].start for found in (ours, theirs))
+    return [over(found, served, begin, end) for found in (ours, theirs)]
 
 
-def over(found, begin, end):
-    started = [(start, at) for start, at in found if begin <= start < end and len(at) > 1]
+def over(found, served, begin, end):
+    started = [asked for asked in found if begin <= asked.start < end and len(asked.instants) > 1]
     if len(started) < EDGE:
         sys.exit(f"only {len(started)} requests fell into the seconds that both measured; "
                  "ask for more")
-    mean = lambda values: sum(values) / len(values)
-    tokens = sum(begin < instant <= end for _, at in found for instant in at)
+    missing = [asked.id for asked in started if asked.id not in served]
+    if missing:
+        sys.exit(f"the server's log does not know {len(missing)} of {len(started)} requests, "
+                 f"the first of them {missing[0]}")
+    ttft = [(asked.instants[0] - asked.start) / 1e6 for asked in started]
+    itl = [(asked.instants[-1] - asked.instants[0]) / (len(asked.instants) - 1) / 1e6
+           for asked in started]
+    lines = [served[asked.id] for asked in started]
+    served_ttft = [line["first_token_ns"] / 1e6 for line in lines]
+    served_itl = [(line["last_token_ns"] - line["first_token_ns"]) / (line["output_tokens"] - 1)
+                  / 1e6 for line in lines]
+    tokens = sum(begin < instant <= end for asked in found for instant in asked.instants)
     return {
         "requests": len(started),
         "output_tok_per_s": 1e9 * tokens / (end - begin),
-        "ttft_ms": mean([(at[0] - start) / 1e6 for start, at in started]),
-        "ttft_p50_ms": statistics.median((at[0] - start) / 1e6 for start, at in started),
-        "itl_ms": mean([(at[-1] - at[0]) / (len(at) - 1) / 1e6 for _, at in started]),
+        "ttft_ms": statistics.fmean(ttft),
+        "ttft_p50_ms": statistics.median(ttft),
+        "itl_ms": statistics.fmean(itl),
+        "server_ttft_ms": statistics.fmean(served_ttft),
+        "server_itl_ms": statistics.fmean(served_itl),
+        "ttft_beyond_ms": statistics.fmean(map(operator.sub, ttft, served_ttft)),
+        "itl_beyond_ms": statistics.fmean(map(operator.sub, itl, served_itl)),
     }
 
 
-def measure(costmark_run, aiperf, root, server, load):
+def measure(costmark_run, aiperf, root, server, log, load):
     """Figures of costmark and of AIPerf. `costmark_run(folder)` is a load that goes on until it
-    is interrupted; it is, once AIPerf is done."""
+    is interrupted; it is, once AIPerf is done. `log` is what the server writes."""
+    begin = log.stat().st_size
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         ours = costmark_run(folder / "run")
@@ -153,7 +186,8 @@ def measure(costmark_run, aiperf, root, server, load):
                 end(theirs, signal.SIGTERM)
         finally:
             end(ours, signal.SIGINT)
-        return compare(of_costmark(folder / "run"), of_aiperf(folder))
+        served = of_server(log, begin)
+        return compare(of_costmark(folder / "run"), of_aiperf(folder), served)
 
 
 def end(process, by):

@@ -9,13 +9,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{drive, options, request};
 use costmark_core::mock::{MockBackend, MockConfig, MockTime};
 use costmark_core::{Backend, FinishReason, MonotonicClock};
 use costmark_http::HttpBackend;
-use costmark_http::serve::{ServeOptions, serve};
+use costmark_http::serve::{RequestLog, ServeOptions, serve};
 
 struct Server {
     address: SocketAddr,
@@ -242,6 +242,142 @@ fn a_full_server_says_when_to_come_back() {
     assert!(
         answer.starts_with("HTTP/1.1 429 ") && answer.contains("retry-after: 1"),
         "{answer}"
+    );
+}
+
+/// The server's own record of a request agrees with what its client saw, and every way in which
+/// a request can end is told apart.
+#[test]
+fn the_log_tells_each_request() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("served.jsonl");
+    std::fs::write(&path, "{\"kept\":true}\n").unwrap();
+    let config = MockConfig {
+        ttft_ns: 30_000_000,
+        itl_ns: 5_000_000,
+        ..MockConfig::default()
+    };
+    let options = ServeOptions {
+        log: Some(RequestLog::append(&path).unwrap()),
+        max_requests: 1,
+        ..ServeOptions::default()
+    };
+    let server = Server::start(config, options);
+    let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let mut backend =
+        HttpBackend::connect(common::options(&server.url()), MonotonicClock::start()).unwrap();
+    let fate = drive(&mut backend, request(41, 12));
+    let say = |body: &str| server.say("POST", "/v1/completions", body);
+    assert!(say(r#"{"prompt":[1,2,3],"max_tokens":2}"#).contains("200 OK"));
+    assert!(say("{").contains(" 400 "));
+    let mut gone = server.send(
+        "POST",
+        "/v1/completions",
+        r#"{"prompt":[1],"max_tokens":100000,"stream":true}"#,
+    );
+    gone.read_exact(&mut [0; 10]).unwrap();
+    assert!(say(r#"{"prompt":[1]}"#).contains(" 429 "));
+    drop(gone);
+    server.wait_for("requests_cancelled_total", 1.0);
+    drop(server);
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["kept"], true, "lines are added");
+    let of = |outcome: &str| -> Vec<&serde_json::Value> {
+        let lines = lines.iter();
+        lines.filter(|line| line["outcome"] == outcome).collect()
+    };
+    let number = |line: &serde_json::Value, name: &str| line[name].as_u64().unwrap();
+    let named: Vec<_> = lines.iter().filter(|l| l["request_id"] == "41").collect();
+    assert_eq!(named.len(), 1, "{text}");
+    let line = named[0];
+    assert_eq!(
+        (
+            &line["outcome"],
+            number(line, "prompt_tokens"),
+            number(line, "output_tokens")
+        ),
+        (&"length".into(), 8, 12)
+    );
+    let received = Duration::from_nanos(number(line, "received_unix_ns"));
+    assert!(received >= begun && received < begun + Duration::from_secs(20));
+    let (first, last) = (
+        number(line, "first_token_ns"),
+        number(line, "last_token_ns"),
+    );
+    // The server sees a token before its client does, and the request after it.
+    assert!(
+        (30_000_000..=fate.tokens[0].0 - fate.sent_ns).contains(&first),
+        "{line}"
+    );
+    let ended = number(line, "ended_ns");
+    assert!(
+        30_000_000 + 11 * 5_000_000 <= last && last <= ended,
+        "{line}"
+    );
+    let whole = of("length");
+    assert!(
+        whole.iter().any(|line| number(line, "output_tokens") == 2),
+        "{text}"
+    );
+    let refused = of("refused");
+    assert_eq!(refused.len(), 2, "{text}");
+    assert!(
+        refused
+            .iter()
+            .all(|line| line["id"].is_null() && line["first_token_ns"].is_null())
+    );
+    let cancelled = of("cancelled");
+    assert_eq!(cancelled.len(), 1, "{text}");
+    assert!((1..100_000).contains(&number(cancelled[0], "output_tokens")));
+}
+
+/// A log that cannot be written does not stop the server, and is not kept from whoever started it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_log_that_cannot_be_written_is_told_at_the_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = AtomicBool::new(false);
+    let options = ServeOptions {
+        log: Some(RequestLog::append("/dev/full".as_ref()).unwrap()),
+        ..ServeOptions::default()
+    };
+    let ended = std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut mock = MockBackend::new(
+                MockConfig::default(),
+                MockTime::Real(MonotonicClock::start()),
+            );
+            serve(listener, &mut mock, &options, &|| {
+                stop.load(Ordering::Relaxed)
+            })
+        });
+        for _ in 0..2 {
+            let mut socket = TcpStream::connect(address).unwrap();
+            let body = r#"{"prompt":[1],"max_tokens":1}"#;
+            write!(
+                socket,
+                "POST /v1/completions HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).unwrap();
+            assert!(answer.contains("200 OK"), "{answer}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        server.join().unwrap()
+    });
+    let error = ended.unwrap_err().to_string();
+    assert!(
+        error.contains("log of requests") && error.contains("No space"),
+        "{error}"
     );
 }
 

@@ -1,12 +1,13 @@
 //! `costmark serve`: the engine behind the OpenAI protocol, as a target to measure.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use costmark_core::{BackendKind, MonotonicClock};
-use costmark_http::serve::{ChatTemplate, ServeOptions, TextModel, serve};
+use costmark_http::serve::{ChatTemplate, RequestLog, ServeOptions, TextModel, serve};
 use costmark_probe::Machine;
 
 use crate::args::{EngineArgs, ModelArgs};
@@ -52,6 +53,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     #[arg(help_heading = "Server")]
     grace: Duration,
+    /// File that gets a line of JSON for each request: when it came, when its first and last token
+    /// were ready to be sent, its tokens, how it ended. Lines are added to what is there
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    log: Option<PathBuf>,
     /// No progress on stderr
     #[arg(short, long)]
     quiet: bool,
@@ -72,6 +77,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let listener = TcpListener::bind(args.listen)
         .map_err(|e| Failure::input(format!("--listen {}: {e}", args.listen)))?;
     let address = listener.local_addr().map_err(Failure::run)?;
+    let log = args.log.as_deref().map(|path| {
+        RequestLog::append(path)
+            .map_err(|e| Failure::input(format!("--log {}: {e}", path.display())))
+    });
+    let log = log.transpose()?;
 
     let progress = Progress::new(args.quiet);
     let model = ModelPlan::resolve(&args.model, engine.backend);
@@ -112,6 +122,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         grace: args.grace,
         text,
         chat,
+        log,
     };
     let info = backend.info();
     progress.say(&format!(

@@ -9,7 +9,7 @@ use costmark_core::{
     Clock, ErrorClass, Event, FinishReason, RequestError, RequestId, TokenEvent, Usage,
 };
 use http_body_util::Full;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, StatusCode, Version};
 
 use super::arrival::{Arrival, Punctuality};
@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) exact: bool,
 }
 
+/// Tells a server's log which line of the results a request is.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest message kept of what a server says of a failure.
 const MAX_MESSAGE_CHARS: usize = 400;
 /// Most bytes read of an error's page.
@@ -199,7 +201,11 @@ impl<'a> Running<'a> {
     fn request(&self, line: &Line) -> Result<hyper::Request<Full<Bytes>>, RequestError> {
         let path = self.shared.dialect.api.path();
         let body = self.job.body.clone();
-        request(self.shared, line, Method::POST, path, body)
+        let mut request = request(self.shared, line, Method::POST, path, body)?;
+        // A header of the user's of that name stands.
+        let headers = request.headers_mut();
+        headers.entry(REQUEST_ID).or_insert(self.job.id.into());
+        Ok(request)
     }
 
     fn on_arrived(

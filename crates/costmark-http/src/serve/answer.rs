@@ -11,6 +11,7 @@ use hyper::body::{Body, Frame};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::log::Entry;
 use super::logprobs::{self, Told};
 use super::pump::{Command, Orders, Piece};
 use super::text::Detokenizer;
@@ -45,6 +46,7 @@ pub(crate) struct Style {
 pub(crate) struct Answering {
     pub(crate) style: Style,
     pub(crate) guard: Guard,
+    entry: Entry,
     pub(crate) pieces: UnboundedReceiver<Piece>,
     pub(crate) detokenizer: Detokenizer,
     /// Log-probabilities of tokens that have not been written yet.
@@ -74,12 +76,14 @@ impl Answering {
     pub(crate) fn new(
         style: Style,
         guard: Guard,
+        entry: Entry,
         pieces: UnboundedReceiver<Piece>,
         detokenizer: Detokenizer,
     ) -> Self {
         Self {
             style,
             guard,
+            entry,
             pieces,
             detokenizer,
             told: Vec::new(),
@@ -133,6 +137,7 @@ impl Answering {
             match self.pieces.recv().await {
                 Some(Piece::Logprobs(logprobs)) => self.remember(*logprobs),
                 Some(Piece::Token(id)) => {
+                    self.entry.token();
                     if let Some(id) = id {
                         text += &self.text_of(id);
                         ids.push(id);
@@ -140,6 +145,7 @@ impl Answering {
                 }
                 Some(Piece::End(reason, usage)) => {
                     self.guard.ended = true;
+                    self.entry.finished(reason, &usage);
                     text += &self.detokenizer.rest();
                     let mut choice = if self.style.chat {
                         json!({"index": 0, "message": {"role": "assistant", "content": text}})
@@ -162,6 +168,7 @@ impl Answering {
                 }
                 Some(Piece::Failed(error)) => {
                     self.guard.ended = true;
+                    self.entry.failed();
                     return Err(error);
                 }
                 None => return Err(stopped()),
@@ -235,6 +242,7 @@ impl EventStream {
         }
         match piece {
             Some(Piece::Token(id)) => {
+                answering.entry.token();
                 let ids: Vec<u32> = id.into_iter().collect();
                 let text: String = ids.iter().map(|&id| answering.text_of(id)).collect();
                 add(&answering.event(&text, &ids, None));
@@ -243,6 +251,7 @@ impl EventStream {
             Some(Piece::Logprobs(logprobs)) => answering.remember(*logprobs),
             Some(Piece::End(reason, usage)) => {
                 answering.guard.ended = true;
+                answering.entry.finished(reason, &usage);
                 self.over = true;
                 let rest = answering.detokenizer.rest();
                 add(&answering.event(&rest, &[], Some(reason)));
@@ -255,6 +264,7 @@ impl EventStream {
             }
             Some(Piece::Failed(error)) => {
                 answering.guard.ended = true;
+                answering.entry.failed();
                 self.over = true;
                 add(&json!({"error": {"message": error.message, "type": "server_error"}}));
             }

@@ -7,6 +7,7 @@
 mod answer;
 mod asked;
 mod chat;
+mod log;
 mod logprobs;
 mod metrics;
 mod pump;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use costmark_core::{Backend, Bell};
 
 pub use chat::{ChatTemplate, TemplateError};
+pub use log::RequestLog;
 
 use metrics::Metrics;
 use pump::{Orders, Pump};
@@ -55,6 +57,8 @@ pub struct ServeOptions {
     pub text: Option<Arc<dyn TextModel>>,
     /// How the model wants a conversation written down; without it there is no chat.
     pub chat: Option<Arc<ChatTemplate>>,
+    /// Where a line about each request goes.
+    pub log: Option<RequestLog>,
 }
 
 impl Default for ServeOptions {
@@ -65,6 +69,7 @@ impl Default for ServeOptions {
             grace: Duration::from_secs(30),
             text: None,
             chat: None,
+            log: None,
         }
     }
 }
@@ -73,7 +78,8 @@ impl Default for ServeOptions {
 /// every 100 ms or more often.
 ///
 /// # Errors
-/// The system refuses a thread, or the backend cannot go on.
+/// The system refuses a thread, the backend cannot go on, or, told at the end, the log could not be
+/// written.
 pub fn serve(
     listener: TcpListener,
     backend: &mut dyn Backend,
@@ -101,5 +107,11 @@ pub fn serve(
     // A thread that has gone already needs no word.
     _ = halt.send(());
     _ = thread.join();
-    ended
+    ended?;
+    match options.log.as_ref().and_then(RequestLog::failure) {
+        Some(error) => Err(io::Error::other(format!(
+            "the log of requests is not complete: {error}"
+        ))),
+        None => Ok(()),
+    }
 }

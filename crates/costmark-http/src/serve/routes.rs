@@ -11,7 +11,7 @@ use costmark_core::{BackendInfo, BackendKind, ErrorClass, RequestError};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -24,9 +24,13 @@ use tokio::sync::oneshot;
 use super::ServeOptions;
 use super::answer::{Answering, EventStream, Guard, Style, stopped};
 use super::asked::{Asked, Terms};
+use super::log::Entry;
 use super::metrics::Metrics;
 use super::pump::{Command, Orders, Piece};
 use super::text::Detokenizer;
+
+/// What a client calls its request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 type Page = Response<BoxBody<Bytes, Infallible>>;
 
@@ -164,6 +168,9 @@ impl Desk {
     }
 
     async fn complete(&self, request: Request<Incoming>, chat: bool) -> Result<Page, Refusal> {
+        let name = request.headers().get(REQUEST_ID);
+        let name = name.and_then(|name| name.to_str().ok()).map(str::to_owned);
+        let mut entry = Entry::begin(self.options.log.clone(), name);
         let place = self.enter()?;
         let body = self.body(request).await?;
         let wrong = |words: String| Refusal::new(StatusCode::BAD_REQUEST, words);
@@ -186,11 +193,13 @@ impl Desk {
             token_ids: asked.return_token_ids(),
             logprobs: request.logprobs.is_some(),
         };
+        let prompt_tokens = request.prompt.len();
         let (sender, mut pieces) = unbounded_channel();
         let gone = |_| Refusal::from(stopped());
         self.commands
             .send(Command::Submit(request, sender))
             .map_err(gone)?;
+        entry.submitted(id, prompt_tokens);
         let mut guard = Guard {
             id,
             commands: self.commands.clone(),
@@ -198,7 +207,7 @@ impl Desk {
         };
         let detokenizer = Detokenizer::new(self.options.text.clone());
         if asked.stream != Some(true) {
-            let answering = Answering::new(style, guard, pieces, detokenizer);
+            let answering = Answering::new(style, guard, entry, pieces, detokenizer);
             let whole = answering.whole().await;
             drop(place);
             return Ok(json_page(StatusCode::OK, &whole?));
@@ -207,12 +216,13 @@ impl Desk {
         let first = match pieces.recv().await {
             Some(Piece::Failed(error)) => {
                 guard.ended = true;
+                entry.failed();
                 return Err(error.into());
             }
             Some(piece) => piece,
             None => return Err(stopped().into()),
         };
-        let answering = Answering::new(style, guard, pieces, detokenizer);
+        let answering = Answering::new(style, guard, entry, pieces, detokenizer);
         let stream = EventStream::new(answering, first).map_frame(move |frame| {
             _ = &place; // given back when the stream ends
             frame
