@@ -171,7 +171,10 @@ impl Answering {
                     self.entry.failed();
                     return Err(error);
                 }
-                None => return Err(stopped()),
+                None => {
+                    self.entry.failed();
+                    return Err(stopped());
+                }
             }
         }
     }
@@ -269,6 +272,7 @@ impl EventStream {
                 add(&json!({"error": {"message": error.message, "type": "server_error"}}));
             }
             None => {
+                answering.entry.failed();
                 self.over = true;
                 add(&json!({"error": {"message": stopped().message, "type": "server_error"}}));
             }

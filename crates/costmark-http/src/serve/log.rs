@@ -60,7 +60,7 @@ enum Outcome {
     Refused,
     /// Its client went away.
     Cancelled,
-    /// The backend gave it up.
+    /// The backend gave it up, or the server ended first.
     Failed,
     Length,
     Stop,

@@ -220,7 +220,10 @@ impl Desk {
                 return Err(error.into());
             }
             Some(piece) => piece,
-            None => return Err(stopped().into()),
+            None => {
+                entry.failed();
+                return Err(stopped().into());
+            }
         };
         let answering = Answering::new(style, guard, entry, pieces, detokenizer);
         let stream = EventStream::new(answering, first).map_frame(move |frame| {
