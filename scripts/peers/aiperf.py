@@ -118,11 +118,14 @@ def of_costmark(folder):
             sys.exit(f"costmark: {line['outcome']}")
         if "first_token_ns" not in line:
             continue
-        instants = [offset + line["first_token_ns"]]
+        events = [offset + line["first_token_ns"]]
         for gap in line.get("gaps_ns", []):
             gap_ns, times = (gap, 1) if isinstance(gap, int) else gap
             for _ in range(times):
-                instants.append(instants[-1] + gap_ns)
+                events.append(events[-1] + gap_ns)
+        # Tokens that were read together are one event.
+        tokens = line.get("event_tokens", [1] * len(events))
+        instants = [at for at, count in zip(events, tokens, strict=True) for _ in range(count)]
         found.append(Asked(offset + line["sent_ns"], instants, str(line["id"])))
     return sorted(found)
 
@@ -150,6 +153,11 @@ def over(found, served, begin, end):
     if missing:
         sys.exit(f"the server's log does not know {len(missing)} of {len(started)} requests, "
                  f"the first of them {missing[0]}")
+    wrong = [asked.id for asked in started
+             if len(asked.instants) != served[asked.id]["output_tokens"]]
+    if wrong:
+        sys.exit(f"client and server count other tokens in {len(wrong)} of {len(started)} requests, "
+                 f"the first of them {wrong[0]}")
     ttft = [(asked.instants[0] - asked.start) / 1e6 for asked in started]
     itl = [(asked.instants[-1] - asked.instants[0]) / (len(asked.instants) - 1) / 1e6
            for asked in started]
