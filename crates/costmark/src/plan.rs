@@ -266,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn each_level_has_at_least_a_request_per_slot() {
+    fn each_level_has_two_requests_per_slot_or_enough_for_a_p90() {
         let levels = plan(&["--concurrency", "1,4,64"]).unwrap().levels;
         let stops: Vec<Stop> = levels.iter().map(|level| level.stop).collect();
-        assert_eq!(stops, [8, 8, 64].map(Stop::Requests));
+        assert_eq!(stops, [22, 22, 128].map(Stop::Requests));
         let timed = plan(&["--duration", "2s"]).unwrap().levels;
         assert_eq!(timed[0].stop, Stop::Duration(2_000_000_000));
     }

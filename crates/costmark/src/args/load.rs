@@ -43,8 +43,8 @@ pub(crate) struct LoadArgs {
     /// never dropped, and are counted
     #[arg(long, value_name = "N")]
     pub(crate) max_concurrency: Option<NonZeroU32>,
-    /// Measure this many requests per level and repeat [default: in a closed loop one per
-    /// request in flight, at least 8; otherwise 100]
+    /// Measure this many requests per level and repeat [default: in a closed loop two per request
+    /// in flight, at least 22; otherwise 100]
     #[arg(long, value_name = "N", conflicts_with = "duration")]
     pub(crate) requests: Option<u64>,
     /// Measure for this long per level and repeat, e.g. 30s or 2m; with --find-goodput at least this

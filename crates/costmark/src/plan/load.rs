@@ -12,8 +12,10 @@ use crate::failure::{Failure, Result};
 
 /// Requests in flight when no load is named.
 const DEFAULT_CONCURRENCY: [u32; 3] = [1, 4, 16];
-/// Measured requests of a closed loop with few in flight.
-const FEWEST_REQUESTS: u64 = 8;
+/// Measured requests of a closed loop with few in flight: three repeats have enough for a p90.
+const FEWEST_REQUESTS: u64 = 22;
+/// Measured requests of other closed loops per request in flight.
+const REQUESTS_PER_SLOT: u64 = 2;
 /// Measured requests of other loads: enough to tell whether a backend keeps up.
 const OPEN_REQUESTS: u64 = 100;
 /// Most warm-up requests per request in flight.
@@ -99,7 +101,9 @@ pub(crate) fn stop(args: &LoadArgs, load: Load, workload: &WorkloadPlan) -> Resu
         )),
         (None, Some(n)) => Ok(Stop::Requests(n)),
         (None, None) => Ok(Stop::Requests(match load {
-            Load::Closed(concurrency) => u64::from(concurrency).max(FEWEST_REQUESTS),
+            Load::Closed(concurrency) => {
+                (REQUESTS_PER_SLOT * u64::from(concurrency)).max(FEWEST_REQUESTS)
+            }
             Load::Open { .. } => OPEN_REQUESTS,
             Load::Trace { .. } => workload.trace().map_or(1, |t| t.requests.len() as u64),
         })),
