@@ -19,3 +19,8 @@ mod wire;
 pub use client::{
     ApiChoice, ConnectError, Endpoint, HttpBackend, HttpOptions, PromptText, Secrets, Timeouts,
 };
+
+/// A time in nanoseconds, the most there are where it is longer.
+fn nanos(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

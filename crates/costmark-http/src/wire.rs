@@ -3,9 +3,13 @@
 use std::borrow::Cow;
 
 use costmark_core::{ErrorClass, RequestError};
+use hyper::header::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use crate::sse::{SseError, SseParser};
+
+/// What a client calls its request: finds a line of a server's log in the raw lines.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is asked. Fields a server refused are left out.
 #[derive(Debug, Serialize)]

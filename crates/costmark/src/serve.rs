@@ -78,8 +78,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         .map_err(|e| Failure::input(format!("--listen {}: {e}", args.listen)))?;
     let address = listener.local_addr().map_err(Failure::run)?;
     let log = args.log.as_deref().map(|path| {
-        RequestLog::append(path)
-            .map_err(|e| Failure::input(format!("--log {}: {e}", path.display())))
+        RequestLog::append(path).map_err(|e| {
+            let path = path.display();
+            Failure::input(format!(
+                "--log {path}: {e}; name a file that can be written"
+            ))
+        })
     });
     let log = log.transpose()?;
 

@@ -9,7 +9,7 @@ use costmark_core::{
     Clock, ErrorClass, Event, FinishReason, RequestError, RequestId, TokenEvent, Usage,
 };
 use http_body_util::Full;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, StatusCode, Version};
 
 use super::arrival::{Arrival, Punctuality};
@@ -18,7 +18,8 @@ use super::error::failure;
 use super::exchange::{Deadline, Exchange};
 use super::recount::Answered;
 use super::worker::Shared;
-use crate::wire::{Answer, Arrived, Finish, error_text};
+use crate::nanos;
+use crate::wire::{Answer, Arrived, Finish, REQUEST_ID, error_text};
 
 /// What a worker needs to know of a request.
 #[derive(Debug)]
@@ -31,8 +32,6 @@ pub(crate) struct Job {
     pub(crate) exact: bool,
 }
 
-/// Tells a server's log which line of the results a request is.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest message kept of what a server says of a failure.
 const MAX_MESSAGE_CHARS: usize = 400;
 /// Most bytes read of an error's page.
@@ -437,10 +436,6 @@ fn is_json(exchange: &Exchange) -> bool {
     let kind = exchange.response.headers().get(CONTENT_TYPE);
     kind.and_then(|value| value.to_str().ok())
         .is_some_and(|kind| kind.starts_with("application/json"))
-}
-
-fn nanos(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Shared {

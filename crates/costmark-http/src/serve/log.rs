@@ -3,18 +3,21 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use costmark_core::{FinishReason, RequestId, Usage};
 use serde::Serialize;
 
+use crate::nanos;
+
 /// Where lines go. Clones write to the same file.
 #[derive(Clone)]
 pub struct RequestLog(Arc<Mutex<Sink>>);
 
 struct Sink {
+    path: PathBuf,
     file: File,
     /// After the first error nothing more is written.
     failed: Option<io::Error>,
@@ -27,14 +30,25 @@ impl RequestLog {
     /// The file cannot be made or written to.
     pub fn append(path: &Path) -> io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
-        let sink = Sink { file, failed: None };
+        let sink = Sink {
+            path: path.into(),
+            file,
+            failed: None,
+        };
         Ok(Self(Arc::new(Mutex::new(sink))))
     }
 
-    /// What kept lines from being written, told once.
-    pub(crate) fn failure(&self) -> Option<io::Error> {
+    /// Whether every line was written; told once.
+    pub(crate) fn check(&self) -> io::Result<()> {
         let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sink.failed.take()
+        let Some(error) = sink.failed.take() else {
+            return Ok(());
+        };
+        Err(io::Error::other(format!(
+            "the log of requests is not complete, {} could not be written: {error}; make room there or \
+             name another file, and serve again",
+            sink.path.display()
+        )))
     }
 
     fn write(&self, line: &Line) {
@@ -103,7 +117,7 @@ impl Entry {
             line: Line {
                 id: None,
                 request_id,
-                received_unix_ns: since.map_or(0, |since| nanos(since.as_nanos())),
+                received_unix_ns: since.map_or(0, nanos),
                 first_token_ns: None,
                 last_token_ns: None,
                 ended_ns: 0,
@@ -124,7 +138,7 @@ impl Entry {
 
     pub(crate) fn token(&mut self) {
         if self.log.is_some() {
-            let now_ns = nanos(self.received.elapsed().as_nanos());
+            let now_ns = nanos(self.received.elapsed());
             self.line.first_token_ns.get_or_insert(now_ns);
             self.line.last_token_ns = Some(now_ns);
         }
@@ -148,12 +162,8 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(log) = &self.log {
-            self.line.ended_ns = nanos(self.received.elapsed().as_nanos());
+            self.line.ended_ns = nanos(self.received.elapsed());
             log.write(&self.line);
         }
     }
-}
-
-fn nanos(nanos: u128) -> u64 {
-    u64::try_from(nanos).unwrap_or(u64::MAX)
 }

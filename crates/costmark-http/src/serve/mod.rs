@@ -108,10 +108,5 @@ pub fn serve(
     _ = halt.send(());
     _ = thread.join();
     ended?;
-    match options.log.as_ref().and_then(RequestLog::failure) {
-        Some(error) => Err(io::Error::other(format!(
-            "the log of requests is not complete: {error}"
-        ))),
-        None => Ok(()),
-    }
+    options.log.as_ref().map_or(Ok(()), RequestLog::check)
 }

@@ -11,7 +11,7 @@ use costmark_core::{BackendInfo, BackendKind, ErrorClass, RequestError};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -28,9 +28,7 @@ use super::log::Entry;
 use super::metrics::Metrics;
 use super::pump::{Command, Orders, Piece};
 use super::text::Detokenizer;
-
-/// What a client calls its request.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::wire::REQUEST_ID;
 
 type Page = Response<BoxBody<Bytes, Infallible>>;
 

@@ -43,6 +43,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod kinds;
 
 /// An instruction set with products of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -70,7 +70,7 @@ pub(super) const AHEAD: usize = 4096;
 
 /// The same where more is done with each line.
 ///
-/// Beside [`AHEAD`], calls in turn, medians of 200, two threads of a Zen 4: `q4_0` 1.04 to 1.13 times
+/// Beside [`AHEAD`], calls in turn, medians of 60 or 200, two threads of a Zen 4: `q4_0` 1.04 to 1.13 times
 /// as fast, `q4_k`, `q5_k` and `q6_k` 1.02 to 1.40 with one to four rows; `q8_0` 0.87 to 0.95 with
 /// one and two, 1.03 to 1.27 with four, 1.08 to 1.13 with eight.
 pub(super) const FAR_AHEAD: usize = 2 * AHEAD;

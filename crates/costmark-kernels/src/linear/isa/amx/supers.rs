@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::avx512::{Sums, Unpacked, Word, load_sums, store_sums, twice};
+use super::super::kinds::{Q4K, Q5K, Q6K};
 use super::groups::store_word;
 use super::{fetch_next, load_lanes, part_of, pieces, row_tiles};
 use crate::TensorFormat;
@@ -68,7 +69,11 @@ pub(super) fn tile(
             let panel = matrix.panel(panel.start);
             let scratch = &mut scratch[..blocks.len()];
             for (index, block) in blocks.clone().zip(&mut *scratch) {
-                unpacked.fill(matrix.format(), panel, index);
+                match matrix.format() {
+                    TensorFormat::Q4K => unpacked.fill::<Q4K>(panel, index),
+                    TensorFormat::Q5K => unpacked.fill::<Q5K>(panel, index),
+                    _ => unpacked.fill::<Q6K>(panel, index),
+                }
                 if centred {
                     block.fill::<4, true>(&unpacked);
                 } else {

@@ -9,7 +9,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::unpack::{Q4K, Q5K, Q6K, Scaling, Stored, Unpacked, run, vectors_of_sub};
+use super::super::kinds::{Q4K, Q5K, Q6K, sub, vectors_of_sub};
+use super::unpack::{Scaling, Stored, Unpacked, run};
 use super::{Sums, load_sums, store_sums};
 use crate::TensorFormat;
 use crate::linear::activations::Supers;
@@ -90,7 +91,7 @@ fn few_rows<const KIND: u8, const R: usize>(
                 for v in first..first + run {
                     let quants = stored.quants::<KIND>(quarter, v);
                     for index in 0..16 / of_sub {
-                        let at = Stored::sub::<KIND>(quarter, index) * of_sub + v;
+                        let at = sub(KIND, quarter, index) * of_sub + v;
                         for r in 0..R {
                             let x = _mm256_set1_epi32(quads[r][at]);
                             let product = _mm256_maddubs_epi16(quants[index], x);
@@ -99,7 +100,7 @@ fn few_rows<const KIND: u8, const R: usize>(
                     }
                 }
                 for index in 0..16 / of_sub {
-                    let scale = scaling.scales[Stored::sub::<KIND>(quarter, index)];
+                    let scale = scaling.scales[sub(KIND, quarter, index)];
                     for r in 0..R {
                         let products = _mm256_madd_epi16(pairs[index][r], scale);
                         scaled[r] = _mm256_add_epi32(scaled[r], products);

@@ -2,18 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::super::kinds::{Q4K, Q5K, Q6K, sub, vectors_of_sub, words};
 use super::{AHEAD, fetch, load, load_scales};
 use crate::linear::packed::{Panel, Vector};
-
-/// The formats, for what is compiled for each.
-pub(super) const Q4K: u8 = 0;
-pub(super) const Q5K: u8 = 1;
-pub(super) const Q6K: u8 = 2;
-
-/// Vectors, of four values of each row, that share a scale.
-pub(super) const fn vectors_of_sub(kind: u8) -> usize {
-    if kind == Q6K { 4 } else { 8 }
-}
 
 /// Vectors that can be summed in 16 bits: `2 · run · 127 · greatest quant < 2^15`.
 pub(super) const fn run(kind: u8) -> usize {
@@ -53,11 +44,7 @@ impl<'a> Stored<'a> {
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     pub(super) fn new<const KIND: u8>(panel: Panel<'a>, block: usize) -> Self {
-        let words = match KIND {
-            Q4K => 35,
-            Q5K => 43,
-            _ => 52,
-        };
+        let words = words(KIND);
         let halves = match KIND {
             Q6K => [load_scales(&panel.scales[block]), _mm256_setzero_ps()],
             _ => [
@@ -83,7 +70,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Vector `v` of each sub-block of a quarter, two of them or four. Which sub-blocks they are
-    /// tells [`Self::sub`].
+    /// tells [`sub`].
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
     pub(super) fn quants<const KIND: u8>(self, quarter: usize, v: usize) -> [__m256i; 4] {
@@ -121,15 +108,6 @@ impl<'a> Stored<'a> {
                     quant(high(b), _mm256_srli_epi16::<2>(bits)),
                 ]
             }
-        }
-    }
-
-    /// Which sub-block the `index`th of a quarter is.
-    #[inline(always)]
-    pub(super) fn sub<const KIND: u8>(quarter: usize, index: usize) -> usize {
-        match KIND {
-            Q6K => quarter / 2 * 8 + 2 * index + quarter % 2,
-            _ => 2 * quarter + index,
         }
     }
 }
@@ -220,7 +198,7 @@ impl Unpacked {
             for v in 0..of_sub {
                 let quants = stored.quants::<KIND>(quarter, v);
                 for (index, quants) in quants.into_iter().take(16 / of_sub).enumerate() {
-                    self.quants[Stored::sub::<KIND>(quarter, index) * of_sub + v] = quants;
+                    self.quants[sub(KIND, quarter, index) * of_sub + v] = quants;
                 }
             }
         }

@@ -9,7 +9,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::unpack::{Q4K, Q5K, Q6K, Scaling, Stored, Unpacked, vectors_of_sub};
+use super::super::kinds::{Q4K, Q5K, Q6K, sub, vectors_of_sub};
+use super::unpack::{Scaling, Stored, Unpacked};
 use super::{Sums, load_sums, store_sums};
 use crate::TensorFormat;
 use crate::linear::activations::Supers;
@@ -27,52 +28,45 @@ pub(super) fn tile(
     rows: Range<usize>,
     out: &mut [Sums],
 ) {
-    if rows.len() <= FEW {
-        match matrix.format() {
-            TensorFormat::Q4K => few_rows::<Q4K>(matrix, panels, x, rows, out),
-            TensorFormat::Q5K => few_rows::<Q5K>(matrix, panels, x, rows, out),
-            _ => few_rows::<Q6K>(matrix, panels, x, rows, out),
-        }
-        return;
-    }
-    let mut unpacked = Unpacked::zero();
-    out.fill([0.0; 16]);
-    for (panel, out) in panels.zip(out.chunks_exact_mut(rows.len())) {
-        let panel = matrix.panel(panel);
-        for block in 0..x.per_row() {
-            unpacked.fill(matrix.format(), panel, block);
-            in_blocks!(rows.clone(), |first, R| {
-                let at: [usize; R] =
-                    std::array::from_fn(|r| x.first(first + r) + block * x.stride());
-                let out = &mut out[first - rows.start..][..R];
-                if matrix.format() == TensorFormat::Q6K {
-                    products::<Q6K, R>(&unpacked, x, at, out);
-                } else {
-                    products::<Q4K, R>(&unpacked, x, at, out);
-                }
-            });
-        }
+    match matrix.format() {
+        TensorFormat::Q4K => tile_of::<Q4K>(matrix, panels, x, rows, out),
+        TensorFormat::Q5K => tile_of::<Q5K>(matrix, panels, x, rows, out),
+        _ => tile_of::<Q6K>(matrix, panels, x, rows, out),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn few_rows<const KIND: u8>(
+fn tile_of<const KIND: u8>(
     matrix: &Packed,
     panels: Range<usize>,
     x: &Supers,
     rows: Range<usize>,
     out: &mut [Sums],
 ) {
+    let mut unpacked = Unpacked::zero();
     for (panel, out) in panels.zip(out.chunks_exact_mut(rows.len())) {
         let panel = matrix.panel(panel);
-        in_blocks!(rows.clone(), |first, R| {
-            let starts: [usize; R] = std::array::from_fn(|r| x.first(first + r));
-            let sums = in_registers::<KIND, R>(panel, x, starts);
-            let out = &mut out[first - rows.start..][..R];
-            for (out, sums) in out.iter_mut().zip(sums) {
-                store_sums(out, sums);
-            }
-        });
+        if rows.len() <= FEW {
+            in_blocks!(rows.clone(), |first, R| {
+                let starts: [usize; R] = std::array::from_fn(|r| x.first(first + r));
+                let sums = in_registers::<KIND, R>(panel, x, starts);
+                let out = &mut out[first - rows.start..][..R];
+                for (out, sums) in out.iter_mut().zip(sums) {
+                    store_sums(out, sums);
+                }
+            });
+            continue;
+        }
+        out.fill([0.0; 16]);
+        for block in 0..x.per_row() {
+            unpacked.fill::<KIND>(panel, block);
+            in_blocks!(rows.clone(), |first, R| {
+                let at: [usize; R] =
+                    std::array::from_fn(|r| x.first(first + r) + block * x.stride());
+                let out = &mut out[first - rows.start..][..R];
+                products::<KIND, R>(&unpacked, x, at, out);
+            });
+        }
     }
 }
 
@@ -100,7 +94,7 @@ fn in_registers<const KIND: u8, const R: usize>(
             stored.fetch_quarter(quarter);
             let quants = stored.quants::<KIND>(quarter);
             for index in 0..16 / of_sub {
-                let sub = Stored::sub::<KIND>(quarter, index);
+                let sub = sub(KIND, quarter, index);
                 let mut products = [zero; R];
                 for v in 0..of_sub {
                     for r in 0..R {

@@ -2,19 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::super::kinds::{Q4K, Q5K, Q6K, sub, vectors_of_sub, words};
 use super::{FAR_AHEAD, Word, fetch_in_stages, load, load_scales};
-use crate::TensorFormat;
 use crate::linear::packed::Panel;
-
-/// The formats, for what is compiled for each.
-pub(super) const Q4K: u8 = 0;
-pub(super) const Q5K: u8 = 1;
-pub(super) const Q6K: u8 = 2;
-
-/// Vectors, of four values of each row, that share a scale.
-pub(super) const fn vectors_of_sub(kind: u8) -> usize {
-    if kind == Q6K { 4 } else { 8 }
-}
 
 /// One block of a panel, as it is stored.
 #[derive(Clone, Copy)]
@@ -47,11 +37,7 @@ impl<'a> Stored<'a> {
     pub(super) fn new<const KIND: u8>(panel: Panel<'a>, block: usize) -> Self {
         let (vectors, _) = panel.vectors.as_chunks::<2>();
         let (scales, _) = panel.scales.as_chunks::<2>();
-        let words = match KIND {
-            Q4K => 35,
-            Q5K => 43,
-            _ => 52,
-        };
+        let words = words(KIND);
         let halves = match KIND {
             Q6K => [load_scales(&scales[block]), _mm512_setzero_ps()],
             _ => [
@@ -75,7 +61,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Quarter `quarter` of the quants: 16 vectors, those of a sub-block side by side. Which
-    /// sub-blocks they are tells [`Self::sub`].
+    /// sub-blocks they are tells [`sub`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     #[inline]
     pub(super) fn quants<const KIND: u8>(self, quarter: usize) -> [__m512i; 16] {
@@ -123,15 +109,6 @@ impl<'a> Stored<'a> {
             }
         }
         quants
-    }
-
-    /// Which sub-block the `index`th of a quarter is.
-    #[inline(always)]
-    pub(super) fn sub<const KIND: u8>(quarter: usize, index: usize) -> usize {
-        match KIND {
-            Q6K => quarter / 2 * 8 + 2 * index + quarter % 2,
-            _ => 2 * quarter + index,
-        }
     }
 }
 
@@ -213,22 +190,7 @@ impl Unpacked {
     /// Unpacks a block.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     #[inline]
-    pub(in crate::linear::isa) fn fill(
-        &mut self,
-        format: TensorFormat,
-        panel: Panel<'_>,
-        block: usize,
-    ) {
-        match format {
-            TensorFormat::Q4K => self.fill_kind::<Q4K>(panel, block),
-            TensorFormat::Q5K => self.fill_kind::<Q5K>(panel, block),
-            _ => self.fill_kind::<Q6K>(panel, block),
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    #[inline]
-    fn fill_kind<const KIND: u8>(&mut self, panel: Panel<'_>, block: usize) {
+    pub(in crate::linear::isa) fn fill<const KIND: u8>(&mut self, panel: Panel<'_>, block: usize) {
         let stored = Stored::new::<KIND>(panel, block);
         self.scaling.fill::<KIND>(stored);
         let of_sub = vectors_of_sub(KIND);
@@ -236,7 +198,7 @@ impl Unpacked {
             stored.fetch_quarter(quarter);
             let quants = stored.quants::<KIND>(quarter);
             for (index, quants) in quants.chunks_exact(of_sub).enumerate() {
-                let at = Stored::sub::<KIND>(quarter, index) * of_sub;
+                let at = sub(KIND, quarter, index) * of_sub;
                 self.quants[at..at + of_sub].copy_from_slice(quants);
             }
         }
