@@ -284,30 +284,34 @@ impl EngineCore {
         batch
     }
 
-    /// The choice for each chunk where the logits are, if every one of them takes the
-    /// greatest and nobody wants to see the others.
+    /// The choice for each chunk where the logits are, if all can be drawn there and nobody wants
+    /// to see a row.
     fn choose_there<'a>(
-        &self,
+        &mut self,
         chunks: impl Iterator<Item = &'a Chunk>,
         logits: &Tensor,
     ) -> Result<Option<Vec<Chosen>>> {
-        let chunks: Vec<&Chunk> = chunks.collect();
-        let is_greedy = |chunk: &&Chunk| {
-            let active = self.requests.get(&chunk.id);
-            active.is_some_and(|active| {
-                matches!(active.sampler, Sampler::Greedy) && active.logprobs.is_none()
-            })
+        let Some(there) = self.ops.draws_there().filter(|_| self.observer.is_none()) else {
+            return Ok(None);
         };
-        if self.observer.is_some() || !chunks.iter().all(is_greedy) {
+        let chunks: Vec<&Chunk> = chunks.collect();
+        let can = |chunk: &&Chunk| {
+            let active = self.requests.get(&chunk.id);
+            active.is_some_and(|a| a.logprobs.is_none() && a.sampler.draws_elsewhere())
+        };
+        if !chunks.iter().all(can) {
             return Ok(None);
         }
-        let Some(greatest) = self.ops.greatest(logits)? else {
-            return Ok(None);
-        };
-        let choices = chunks.into_iter().zip(greatest).map(|(chunk, greatest)| {
-            let choice = match greatest.not_finite {
+        let mut draws = Vec::with_capacity(chunks.len());
+        for chunk in &chunks {
+            let active = self.requests.get_mut(&chunk.id);
+            draws.extend(active.map(|active| active.sampler.draw()));
+        }
+        let drawn = there.draw(logits, &draws)?;
+        let choices = chunks.into_iter().zip(drawn).map(|(chunk, drawn)| {
+            let choice = match drawn.not_finite {
                 None => Ok(Choice {
-                    token: greatest.id,
+                    token: drawn.id,
                     logprobs: None,
                 }),
                 Some(token_id) => Err(not_finite(NonFinite { token_id }, chunk)),

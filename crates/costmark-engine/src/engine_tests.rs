@@ -5,7 +5,9 @@ use costmark_core::Sampling;
 
 use super::*;
 use crate::config::Family;
+use crate::ops::{AttentionInput, Drawn, DrawsThere, Norm};
 use crate::options::KvDtype;
+use crate::sampler::Draw;
 use crate::test_model::{self, RandomWeights};
 
 fn request(id: u64, prompt: Vec<u32>, max_tokens: u32) -> Request {
@@ -274,6 +276,87 @@ fn log_probabilities_are_told_to_who_asks() {
     }
     let greedy = &seen.logprobs[&0];
     assert!(greedy.iter().all(|t| t.top[0] == (t.token_id, t.logprob)));
+}
+
+/// The CPU's operations, except that tokens are drawn where the logits are.
+struct DrawsItself(CpuOps, Arc<Mutex<usize>>);
+
+impl Ops for DrawsItself {
+    fn add_norm(
+        &self,
+        residual: Tensor,
+        delta: Option<&Tensor>,
+        norm: &Norm,
+    ) -> Result<(Tensor, Tensor)> {
+        self.0.add_norm(residual, delta, norm)
+    }
+
+    fn silu_mul(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
+        self.0.silu_mul(gate, up)
+    }
+
+    fn attend(&mut self, layer: usize, input: &AttentionInput<'_>) -> Result<Tensor> {
+        self.0.attend(layer, input)
+    }
+
+    fn draws_there(&self) -> Option<&dyn DrawsThere> {
+        Some(self)
+    }
+}
+
+impl DrawsThere for DrawsItself {
+    fn draw(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Drawn>> {
+        *self.1.lock().unwrap() += draws.len();
+        let rows = logits.to_vec2::<f32>()?.into_iter().zip(draws);
+        let drawn = rows.map(|(row, draw)| Drawn {
+            id: draw.from(&row),
+            not_finite: None,
+        });
+        Ok(drawn.collect())
+    }
+}
+
+/// Whether rows come back or only tokens changes no token, also where it changes on the way:
+/// drawn elsewhere are all tokens but those beside a request that keeps only the likeliest.
+#[test]
+fn tokens_drawn_elsewhere_are_the_same() {
+    let drawn = |top_k| Sampling::Random {
+        temperature: 2.5,
+        top_p: 1.0,
+        top_k,
+        seed: 4,
+    };
+    for (short, elsewhere) in [(drawn(0), 9 + 30 + 30), (drawn(20), 21 + 21)] {
+        let requests = [short, drawn(0), Sampling::Greedy].into_iter().zip(0u64..);
+        let requests: Vec<Request> = requests
+            .map(|(sampling, id)| Request {
+                sampling,
+                ..request(id, vec![5, 6, 7], if id == 0 { 9 } else { OUTPUT })
+            })
+            .collect();
+        let tokens = |mut engine: EngineCore| {
+            for request in &requests {
+                engine.add_request(request).unwrap();
+            }
+            drain(&mut engine).tokens
+        };
+        let counted = Arc::new(Mutex::new(0));
+        let decoder = test_model::decoder(Family::Qwen3);
+        let count = Arc::clone(&counted);
+        let there = EngineCore::with_ops(
+            decoder,
+            &options(),
+            MonotonicClock::start(),
+            |attention, kv| {
+                let ops = CpuOps::new(attention, kv, KvDtype::F32)?;
+                Ok(Box::new(DrawsItself(ops, count)))
+            },
+        );
+        let here = tokens(engine(Family::Qwen3, &options()));
+        assert_eq!(tokens(there.unwrap()), here);
+        assert_ne!(here[&1], here[&2]);
+        assert_eq!(*counted.lock().unwrap(), elsewhere);
+    }
 }
 
 #[test]

@@ -14,6 +14,21 @@ pub struct NonFinite {
     pub token_id: u32,
 }
 
+/// How a token is chosen from a row of logits by whoever holds them elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Draw {
+    /// The greatest logit; of equal ones the lowest id.
+    Greatest,
+    /// With probability in proportion to `exp(logit · inverse_temperature)`: the first token at
+    /// which the sum of these, in the order of ids, exceeds `uniform` times the sum of all.
+    Weighted {
+        /// Of [0, 1).
+        uniform: f64,
+        /// Above 0, finite.
+        inverse_temperature: f32,
+    },
+}
+
 /// Draws the tokens of one request, from its own random stream.
 #[derive(Debug)]
 pub enum Sampler {
@@ -48,10 +63,11 @@ impl Sampler {
                 top_k,
                 seed,
             } => {
-                if !(temperature.is_finite() && temperature > 0.0) {
+                let divides = temperature.is_finite() && temperature.recip().is_finite();
+                if !(divides && temperature > 0.0) {
                     return Err(format!(
-                        "temperature {temperature} is not positive: ask for greedy sampling or \
-                         give a temperature above 0"
+                        "nothing can be divided by a temperature of {temperature}: ask for greedy \
+                         sampling or give one above 0"
                     ));
                 }
                 if !(top_p > 0.0 && top_p <= 1.0) {
@@ -65,6 +81,29 @@ impl Sampler {
                     candidates: Vec::new(),
                 })
             }
+        }
+    }
+
+    /// Whether the next token can be drawn elsewhere: not where only the likeliest are kept, which
+    /// takes a sorted row.
+    pub fn draws_elsewhere(&self) -> bool {
+        match self {
+            Self::Greedy => true,
+            Self::Random { top_p, top_k, .. } => *top_p >= 1.0 && *top_k == 0,
+        }
+    }
+
+    /// How the next token is drawn elsewhere, if [that is possible](Self::draws_elsewhere). Takes
+    /// the random number that [`sample`](Self::sample) would have taken.
+    pub fn draw(&mut self) -> Draw {
+        match self {
+            Self::Greedy => Draw::Greatest,
+            Self::Random {
+                temperature, rng, ..
+            } => Draw::Weighted {
+                uniform: rng.random(),
+                inverse_temperature: temperature.recip(),
+            },
         }
     }
 
@@ -266,6 +305,48 @@ mod tests {
         assert_eq!(drawn(&mut random(1.0, 0.6, 2, 1)), [0].into());
     }
 
+    impl Draw {
+        /// The token that this means, in plain words.
+        pub(crate) fn from(&self, row: &[f32]) -> u32 {
+            let greatest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let Self::Weighted {
+                uniform,
+                inverse_temperature,
+            } = *self
+            else {
+                return row.iter().position(|l| *l == greatest).unwrap() as u32;
+            };
+            let weight = |l: &f32| f64::from(math::exp((l - greatest) * inverse_temperature));
+            let wanted = uniform * row.iter().map(weight).sum::<f64>();
+            let mut sum = 0.0;
+            let exceeds = |l: &f32| {
+                sum += weight(l);
+                sum > wanted
+            };
+            row.iter().position(exceeds).unwrap() as u32
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_elsewhere_is_what_would_be_drawn_here() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for temperature in [0.5, 1.0, 30.0] {
+            let sampler = || random(temperature, 1.0, 0, 5);
+            let (mut here, mut there) = (sampler(), sampler());
+            for _ in 0..300 {
+                let row: Vec<f32> = (0..50).map(|_| rng.random::<f32>() * 9.0).collect();
+                // The stream goes on whoever draws.
+                assert!(there.draws_elsewhere());
+                assert_eq!(here.sample(&row), Ok(there.draw().from(&row)));
+                std::mem::swap(&mut here, &mut there);
+            }
+        }
+        assert_eq!(Sampler::Greedy.draw().from(&[1.0, 3.0, 3.0]), 1);
+        for sorted in [random(1.0, 0.9, 0, 1), random(1.0, 1.0, 9, 1)] {
+            assert!(!sorted.draws_elsewhere());
+        }
+    }
+
     #[test]
     fn parameters_outside_their_range_are_refused() {
         let with = |temperature, top_p| {
@@ -278,6 +359,7 @@ mod tests {
         };
         assert!(with(0.0, 1.0).unwrap_err().contains("greedy"));
         assert!(with(f32::NAN, 1.0).is_err());
+        assert!(with(1e-39, 1.0).unwrap_err().contains("greedy"));
         assert!(with(1.0, 0.0).is_err());
         assert!(with(1.0, 1.5).is_err());
     }

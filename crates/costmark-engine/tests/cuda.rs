@@ -9,11 +9,12 @@ mod support;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use costmark_core::{Backend, Event, MonotonicClock, Replica, Replicas};
+use costmark_core::{Backend, Event, MonotonicClock, Replica, Replicas, Sampling};
 use costmark_engine::batch::StepBatch;
 use costmark_engine::ops::cuda::CudaOps;
 use costmark_engine::ops::reference::ReferenceOps;
 use costmark_engine::ops::{AttentionInput, AttentionShape, KvShape, Norm, Ops};
+use costmark_engine::sampler::{Draw, Sampler};
 use costmark_engine::{
     Checkpoint, Decoder, DeviceChoice, EngineBackend, EngineCore, EngineOptions, FormatChoice,
     KvDtype, OpenOptions, TensorFormat, builtin, device, gpu_peaks,
@@ -236,10 +237,27 @@ fn small_operations_agree_with_the_plain_path() {
         let expected = here.silu_mul(a.clone(), &b).unwrap();
         let out = there.silu_mul(move_there(&a), &move_there(&b)).unwrap();
         assert!(distance(&host(&expected), &host(&out)) < 1e-5);
-        let greatest = there.greatest(&move_there(&a)).unwrap().unwrap();
-        for (row, found) in host(&a).chunks(width).zip(greatest) {
-            let best = row.iter().copied().reduce(f32::max).unwrap();
-            assert_eq!(row[found.id as usize], best);
+        let samplers = || {
+            (0..rows).map(|row| {
+                let drawn = Sampling::Random {
+                    temperature: 0.5 + row as f32,
+                    top_p: 1.0,
+                    top_k: 0,
+                    seed: row as u64,
+                };
+                Sampler::new(if row % 3 == 0 {
+                    &Sampling::Greedy
+                } else {
+                    &drawn
+                })
+                .unwrap()
+            })
+        };
+        let draws: Vec<Draw> = samplers().map(|mut sampler| sampler.draw()).collect();
+        let drawn = there.draws_there().unwrap().draw(&move_there(&a), &draws);
+        let drawn = drawn.unwrap().into_iter().zip(samplers());
+        for (row, (found, mut sampler)) in host(&a).chunks(width).zip(drawn) {
+            assert_eq!(sampler.sample(row), Ok(found.id));
             assert_eq!(found.not_finite, None);
         }
     }

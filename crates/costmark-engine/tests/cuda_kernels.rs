@@ -11,6 +11,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use costmark_kernels::math;
+
 /// `HEAD_DIM`, `KV_BF16`, `ACT`: every way a head is cut up, both cache types and all three
 /// activations.
 const KINDS: [(u32, u32, u32); 5] = [(16, 1, 0), (64, 0, 0), (80, 1, 2), (96, 0, 1), (256, 0, 2)];
@@ -67,9 +69,15 @@ fn emulated_kernels_agree_with_plain_loops() {
             .arg(kernels().join("check.cpp")));
         let told = run(Command::new(&program).arg("3"));
         assert!(
-            told.lines().count() == 7 && told.contains("attend_decode: 3 random cases agree"),
+            told.lines().count() == 8 && told.contains("attend_decode: 3 random cases agree"),
             "{kind:?}: {told}"
         );
+        // So a row's weights are the same wherever a token is drawn from it.
+        for line in run(Command::new(&program).arg("exp")).lines() {
+            let (x, y) = line.split_once(' ').unwrap();
+            let [x, y] = [x, y].map(|bits| f32::from_bits(bits.parse().unwrap()));
+            assert_eq!(y.to_bits(), math::exp(x).to_bits(), "e^{x}: {y}");
+        }
     }
 }
 
@@ -81,7 +89,7 @@ fn kernels_compile_for_the_gpus_they_are_meant_for() {
     };
     let folder = tempfile::tempdir().unwrap();
     // As the engine joins them at run time: no header, one text.
-    let source = ["numbers.cuh", "attention.cu", "steps.cu"]
+    let source = ["numbers.cuh", "attention.cu", "steps.cu", "sample.cu"]
         .map(|file| std::fs::read_to_string(kernels().join(file)).unwrap())
         .concat();
     let path = folder.path().join("kernels.cu");

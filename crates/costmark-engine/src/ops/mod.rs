@@ -15,6 +15,7 @@ use candle_core::Tensor;
 use crate::batch::StepBatch;
 use crate::error::Result;
 use crate::rope::Rotations;
+use crate::sampler::Draw;
 
 /// Dimensions of a layer's attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,13 +81,22 @@ pub struct AttentionInput<'a> {
     pub batch: &'a StepBatch,
 }
 
-/// A row's greatest logit.
+/// The token that a row of logits brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Greatest {
-    /// Its token id; of equal logits the lowest.
+pub struct Drawn {
+    /// Its id.
     pub id: u32,
-    /// The lowest id whose logit is NaN or infinite, if any is.
+    /// The lowest id whose logit is NaN or infinite, if any is; `id` means nothing then.
     pub not_finite: Option<u32>,
+}
+
+/// Where rows of logits need not come back, but only the tokens that they bring.
+pub trait DrawsThere {
+    /// A token of each row of `logits` `(rows, vocab)` f32.
+    ///
+    /// # Errors
+    /// When there is not one draw for each row, or the device fails.
+    fn draw(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Drawn>>;
 }
 
 /// The operations around the products, and the KV cache they work on. All tensors are
@@ -127,13 +137,9 @@ pub trait Ops: Send {
     /// When shapes do not fit or the device fails.
     fn attend(&mut self, layer: usize, input: &AttentionInput<'_>) -> Result<Tensor>;
 
-    /// The greatest of each row of logits `(rows, vocab)` f32, found where they are; `None`
-    /// where reading them here costs nothing.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn greatest(&self, _logits: &Tensor) -> Result<Option<Vec<Greatest>>> {
-        Ok(None)
+    /// What draws tokens where the logits are; `None` where reading them here costs nothing.
+    fn draws_there(&self) -> Option<&dyn DrawsThere> {
+        None
     }
 
     /// Waits until all that was asked for is done, so that a clock may be read.

@@ -19,7 +19,8 @@ use crate::ops::AttentionShape;
 const SOURCE: &str = concat!(
     include_str!("kernels/numbers.cuh"),
     include_str!("kernels/attention.cu"),
-    include_str!("kernels/steps.cu")
+    include_str!("kernels/steps.cu"),
+    include_str!("kernels/sample.cu")
 );
 
 /// `WARPS · 32` of `attention.cu`.
@@ -84,6 +85,7 @@ pub(super) struct Kernels {
     rotations: CudaFunction,
     prepare: CudaFunction,
     greatest: CudaFunction,
+    draw_tokens: CudaFunction,
 }
 
 /// Arguments of `attend_prompts` and `attend_decode` that say where things are.
@@ -154,6 +156,7 @@ impl Kernels {
             rotations: function("rotations")?,
             prepare: function("prepare")?,
             greatest: function("greatest")?,
+            draw_tokens: function("draw_tokens")?,
             stream,
         })
     }
@@ -293,6 +296,23 @@ impl Kernels {
             .map_err(|error| driver_error("greatest", error))?;
         Ok(())
     }
+
+    /// `draws` are `(rows, 2)` f64, `out` is as [`greatest`](Self::greatest) left it.
+    pub(super) fn draw_tokens(
+        &self,
+        logits: Pointer,
+        draws: Pointer,
+        out: Pointer,
+        (rows, vocab): (usize, usize),
+    ) -> Result<()> {
+        let vocab = int(vocab);
+        let mut launch = self.stream.launch_builder(&self.draw_tokens);
+        launch.arg(&logits).arg(&draws).arg(&out).arg(&vocab);
+        // SAFETY: the order and types of the kernel's parameters; pointers cover its grid.
+        unsafe { launch.launch(config((rows as u32, 1, 1), (1024, 1))) }
+            .map_err(|error| driver_error("draw_tokens", error))?;
+        Ok(())
+    }
 }
 
 /// `ACT` of `numbers.cuh`.
@@ -356,6 +376,7 @@ mod tests {
                 "rotations",
                 "prepare",
                 "greatest",
+                "draw_tokens",
                 "random_weights",
                 "read_all",
             ] {
@@ -405,6 +426,7 @@ mod tests {
             [".u64"; 10].join(" ") + " .u32 .u32 .u32 .u32 .f32"
         );
         assert_eq!(parameters("greatest"), ".u64 .u64 .u32");
+        assert_eq!(parameters("draw_tokens"), ".u64 .u64 .u64 .u32");
         assert_eq!(parameters("random_weights"), ".u64 .u64 .u64 .f32");
         assert_eq!(parameters("read_all"), ".u64 .u64 .u64");
     }

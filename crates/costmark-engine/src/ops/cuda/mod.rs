@@ -15,11 +15,12 @@ use candle_core::{CudaDevice, DType, Device, Storage, Tensor};
 
 use self::kernels::{Attending, DECODE_ROUND, Kernels, PROMPT_ROWS, Pointer, Preparing, Shape};
 use self::step::StepNumbers;
-use super::{AttentionInput, AttentionShape, Greatest, KvShape, Norm, Ops};
+use super::{AttentionInput, AttentionShape, Drawn, DrawsThere, KvShape, Norm, Ops};
 use crate::batch::StepBatch;
 use crate::error::{EngineError, Result};
 use crate::options::KvDtype;
 use crate::rope::Rotations;
+use crate::sampler::Draw;
 
 pub(crate) use self::random::RandomMatrices;
 
@@ -337,25 +338,8 @@ impl Ops for CudaOps {
         Ok(out)
     }
 
-    fn greatest(&self, logits: &Tensor) -> Result<Option<Vec<Greatest>>> {
-        let dims = logits.dims2()?;
-        let out = self.claim::<u32>(2 * dims.0)?;
-        self.kernels.greatest(
-            self.pointer(logits, DType::F32, dims.0 * dims.1)?,
-            address(&out, &self.device),
-            dims,
-        )?;
-        let found = self.device.clone_dtoh(&out)?;
-        let (pairs, _) = found.as_chunks::<2>();
-        Ok(Some(
-            pairs
-                .iter()
-                .map(|&[id, not_finite]| Greatest {
-                    id,
-                    not_finite: (not_finite != u32::MAX).then_some(not_finite),
-                })
-                .collect(),
-        ))
+    fn draws_there(&self) -> Option<&dyn DrawsThere> {
+        Some(self)
     }
 
     fn wait(&self) -> Result<()> {
@@ -363,5 +347,48 @@ impl Ops for CudaOps {
             .cuda_stream()
             .synchronize()
             .map_err(|error| kernels::driver_error("waiting for the step", error))
+    }
+}
+
+impl DrawsThere for CudaOps {
+    fn draw(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Drawn>> {
+        let dims = logits.dims2()?;
+        if draws.len() != dims.0 {
+            return Err(EngineError::Run(format!(
+                "{} draws from {} rows of logits",
+                draws.len(),
+                dims.0
+            )));
+        }
+        let found = self.claim::<u32>(2 * dims.0)?;
+        let logits = self.pointer(logits, DType::F32, dims.0 * dims.1)?;
+        let out = address(&found, &self.device);
+        self.kernels.greatest(logits, out, dims)?;
+        if draws.iter().any(|draw| *draw != Draw::Greatest) {
+            let numbers: Vec<f64> = draws.iter().flat_map(numbers).collect();
+            let numbers = self.device.clone_htod(&numbers)?;
+            let draws = address(&numbers, &self.device);
+            self.kernels.draw_tokens(logits, draws, out, dims)?;
+        }
+        let found = self.device.clone_dtoh(&found)?;
+        let (pairs, _) = found.as_chunks::<2>();
+        Ok(pairs
+            .iter()
+            .map(|&[id, not_finite]| Drawn {
+                id,
+                not_finite: (not_finite != u32::MAX).then_some(not_finite),
+            })
+            .collect())
+    }
+}
+
+/// A draw as `draw_tokens` reads it.
+fn numbers(draw: &Draw) -> [f64; 2] {
+    match *draw {
+        Draw::Greatest => [0.0, 0.0],
+        Draw::Weighted {
+            uniform,
+            inverse_temperature,
+        } => [uniform, f64::from(inverse_temperature)],
     }
 }

@@ -10,6 +10,7 @@ static inline float from_kv(u16 x) { return f16_to_f32(x); }
 #endif
 #include "attention.cu"
 #include "steps.cu"
+#include "sample.cu"
 
 using emulation::launch;
 template <class T>
@@ -278,6 +279,52 @@ static void check_greatest() {
     }
 }
 
+static void check_draw_tokens() {
+    const int rows = between(1, 4), vocab = between(0, 3) ? between(1, 3000) : between(1, 40);
+    const float spread = between(0, 1) ? 3.0f : 60.0f;  // in the second case many weights are 0
+    Vec<float> logits;
+    for (int i = 0; i < rows * vocab; i++) logits.push_back(uniform() * spread);
+    if (!between(0, 3)) logits[draw() % logits.size()] = NAN;
+    Vec<double> draws;
+    for (int row = 0; row < rows; row++) {
+        const double ends[] = {0, 1 - 1.0 / (1ull << 53)};
+        draws.push_back(between(0, 3) ? draw() / 4294967296.0 : ends[between(0, 1)]);
+        draws.push_back(between(0, 3) ? 1.0f / (float)between(1, 4) : 0.0f);
+    }
+    Vec<u32> greatest_of((size_t)rows * 2), out;
+    launch({(u32)rows}, {128}, [&] { greatest(logits.data(), greatest_of.data(), vocab); });
+    out = greatest_of;
+    const u32 threads = 32 * (u32)between(1, 8);
+    launch({(u32)rows}, {threads},
+           [&] { draw_tokens(logits.data(), draws.data(), out.data(), vocab); });
+    for (int row = 0; row < rows; row++) {
+        const float* l = &logits[(size_t)row * vocab];
+        const double u = draws[2 * row], inverse = draws[2 * row + 1];
+        const u32 id = out[2 * row], best = greatest_of[2 * row], bad = greatest_of[2 * row + 1];
+        expect("draw_tokens, not finite", out[2 * row + 1], bad, 0);
+        if (bad != ~0u) continue;
+        if (inverse == 0) {
+            expect("draw_tokens, greatest", id, best, 0);
+            continue;
+        }
+        double total = 0, before = 0;
+        for (int i = 0; i < vocab; i++) {
+            const double weight = exp((l[i] - (double)l[best]) * inverse);
+            if (i < (int)id) before += weight;
+            total += weight;
+        }
+        const double weight = exp((l[id] - (double)l[best]) * inverse);
+        // Weights are exact to 2e-7; what has less than e^-87 of the greatest cannot be drawn.
+        const double tolerance = 4e-7 * total;
+        if (!(id < (u32)vocab) || !(before - tolerance <= u * total) ||
+            !(u * total <= before + weight + tolerance) || weight < exp(-87.01)) {
+            printf("draw_tokens: %u of %d, %.17g of %.17g lies not in %.17g + %.17g\n", id, vocab,
+                   u * total, total, before, weight);
+            exit(1);
+        }
+    }
+}
+
 static void check_random_weights() {
     const size_t n = 50000;
     Vec<act> out(n), again(n);
@@ -306,13 +353,23 @@ static void check_numbers() {
     }
 }
 
+// Bits of x and of e^x, for who has to have the same.
+static void tell_exp() {
+    for (int i = 0; i < 2000; i++) {
+        const float x = i < 1000 ? -i * 0.09f : -(float)draw() / 4294967296.0f;
+        printf("%u %u\n", __float_as_uint(x), __float_as_uint(exp_as_host(x)));
+    }
+}
+
 int main(int argc, char** argv) {
+    if (argc > 1 && !strcmp(argv[1], "exp")) return tell_exp(), 0;
     const int rounds = argc > 1 ? atoi(argv[1]) : 10;
     check_numbers();
     struct { const char* name; void (*run)(); int factor; } const all[] = {
         {"attend_prompts", check_prompts, 1}, {"attend_decode", check_decode, 1},
         {"prepare, rotations", check_prepare, 2}, {"add_norm", check_add_norm, 2},
         {"silu_mul", check_silu_mul, 1}, {"greatest", check_greatest, 3},
+        {"draw_tokens", check_draw_tokens, 10},
     };
     for (const auto& check : all) {
         for (int i = 0; i < rounds * check.factor; i++) check.run();

@@ -108,10 +108,10 @@ static void launch(dim3 grid, dim3 block, std::function<void()> kernel) {
 
 template <class T>
 static T exchange(T value, size_t from) {
-    static_assert(sizeof(T) == 4, "");
-    memcpy(&warp().words[lane()][0], &value, 4);
+    static_assert(sizeof(T) <= sizeof(Warp::words[0]), "");
+    memcpy(&warp().words[lane()][0], &value, sizeof(T));
     join_warp();
-    memcpy(&value, &warp().words[from][0], 4);
+    memcpy(&value, &warp().words[from][0], sizeof(T));
     join_warp();
     return value;
 }
@@ -121,6 +121,15 @@ static inline void __syncthreads() { emulation::join_block(); }
 template <class T>
 static T __shfl_xor_sync(u32, T value, int mask) {
     return emulation::exchange(value, emulation::lane() ^ (size_t)mask);
+}
+template <class T>
+static T __shfl_up_sync(u32, T value, int offset) {
+    const size_t lane = emulation::lane();
+    return emulation::exchange(value, lane < (size_t)offset ? lane : lane - offset);
+}
+template <class T>
+static T __shfl_sync(u32, T value, int lane) {
+    return emulation::exchange(value, (size_t)lane);
 }
 static inline float __uint_as_float(u32 x) { float y; memcpy(&y, &x, 4); return y; }
 static inline float __int_as_float(int x) { float y; memcpy(&y, &x, 4); return y; }

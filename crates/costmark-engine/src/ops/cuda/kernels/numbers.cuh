@@ -21,7 +21,8 @@ struct alignas(16) Words4 { u32 x, y, z, w; };
 struct alignas(8) Words2 { u32 x, y; };
 
 #ifndef EMULATED
-#define DEVICE static __device__ __forceinline__
+// Not every kind of numbers needs every function.
+#define DEVICE [[maybe_unused]] static __device__ __forceinline__
 
 DEVICE float f16_to_f32(u16 x) {
     float y;
@@ -100,7 +101,8 @@ DEVICE act to_act(float x) { return f32_to_bf16(x); }
 
 #define ALL_LANES 0xffffffffu
 
-DEVICE float warp_sum(float x) {
+template <class T>
+DEVICE T warp_sum(T x) {
     for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
     return x;
 }

@@ -98,53 +98,6 @@ extern "C" __global__ void prepare(const act* q, const act* k, const act* v, con
     }
 }
 
-// The greatest logit of each row, of equal ones the lowest id; and the lowest id whose logit is
-// NaN or infinite, or 0xffffffff. out (rows, 2). Grid (rows), at most 1024 threads.
-extern "C" __global__ void greatest(const float* logits, u32* out, int vocab) {
-    __shared__ float best[32];
-    __shared__ u32 best_id[32], bad_id[32];
-    const float* row = logits + (u64)blockIdx.x * vocab;
-    float most = -INFINITE;
-    u32 id = 0xffffffffu, bad = 0xffffffffu;
-    for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
-        const float x = row[i];
-        // x − x is 0 for finite x and NaN otherwise.
-        if (!(x - x == 0)) {
-            bad = min(bad, (u32)i);
-        } else if (x > most) {
-            most = x;
-            id = i;
-        }
-    }
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    for (int pass = 0; pass < 2; pass++) {
-        for (int offset = 16; offset > 0; offset /= 2) {
-            const float other = __shfl_xor_sync(ALL_LANES, most, offset);
-            const u32 other_id = __shfl_xor_sync(ALL_LANES, id, offset);
-            bad = min(bad, __shfl_xor_sync(ALL_LANES, bad, offset));
-            if (other > most || (other == most && other_id < id)) {
-                most = other;
-                id = other_id;
-            }
-        }
-        if (pass == 1) break;
-        if (lane == 0) {
-            best[warp] = most;
-            best_id[warp] = id;
-            bad_id[warp] = bad;
-        }
-        __syncthreads();
-        const bool holds = lane < (int)blockDim.x / 32;
-        most = holds ? best[lane] : -INFINITE;
-        id = holds ? best_id[lane] : 0xffffffffu;
-        bad = holds ? bad_id[lane] : 0xffffffffu;
-    }
-    if (threadIdx.x == 0) {
-        out[2 * blockIdx.x] = id;
-        out[2 * blockIdx.x + 1] = bad;
-    }
-}
-
 // Evenly spread numbers in ±limit, as ACT stores them: number i depends on the seed and i alone.
 extern "C" __global__ void random_weights(act* out, u64 n, u64 seed, float limit) {
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n;
