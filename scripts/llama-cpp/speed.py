@@ -145,7 +145,7 @@ def table(kinds, rates, threads):
                 found = ratio(of_kind, peer, test)
                 cells.append(f"{found[0]:.2f} ({spread(found[1], 3)})" if found else "–")
             share = [100 * u for u in utilisation(of_kind)]
-            cells.append(f"{statistics.median(share):.0f} % ({spread(share, 2)})"
+            cells.append(f"{statistics.median(share):.0f} % ({min(share):.0f}–{max(share):.0f})"
                          if test == "tg 1" else "–")
             lines.append(f"| {kind} | {test} | {' | '.join(cells)} |")
     lines += [
