@@ -66,7 +66,7 @@ impl Sampler {
                 let divides = temperature.is_finite() && temperature.recip().is_finite();
                 if !(divides && temperature > 0.0) {
                     return Err(format!(
-                        "nothing can be divided by a temperature of {temperature}: ask for greedy \
+                        "nothing can be divided by a temperature of {temperature:?}: ask for greedy \
                          sampling or give one above 0"
                     ));
                 }

@@ -43,7 +43,10 @@ fn values_without_meaning() {
     run_refused(&["--kv-budget", "much"], &["--kv-budget", "2GiB"]);
     run_refused(&["--input-len", "9..3"], &["--input-len", "64..256"]);
     run_refused(&["--max-errors", "2"], &["--max-errors"]);
-    run_refused(&["--temperature", "0"], &["--temperature", "greedy"]);
+    for nothing_to_divide_by in ["0", "1e-40"] {
+        let flags = ["--temperature", nothing_to_divide_by];
+        run_refused(&flags, &["--temperature", "greedy"]);
+    }
     run_refused(&["--quantize", "q9"], &["q9", "q8_0"]);
     refused(
         &["run", "--model", "tiny", "--weights", "fake"],

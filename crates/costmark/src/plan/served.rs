@@ -326,9 +326,11 @@ pub(crate) fn sampling(args: &SamplingArgs, seed: u64) -> Result<Sampling> {
     let Some(temperature) = args.temperature else {
         return Ok(Sampling::Greedy);
     };
-    if !(temperature.is_finite() && temperature > 0.0) {
+    // Logits are multiplied by its reciprocal.
+    if !(temperature.is_finite() && temperature > 0.0 && temperature.recip().is_finite()) {
         return Err(Failure::input(format!(
-            "--temperature {temperature}: must be above 0; leave the flag out for greedy"
+            "--temperature {temperature:?}: must be above 0, and enough to divide by; leave the flag \
+             out for greedy"
         )));
     }
     let top_p = args.top_p.unwrap_or(1.0);
