@@ -11,7 +11,7 @@ use costmark_core::ModelWork;
 use crate::batch::StepBatch;
 use crate::config::{ModelConfig, RopeScaling, check_shape};
 use crate::error::{EngineError, Result};
-use crate::linear::Linear;
+use crate::linear::{Linear, Together};
 use crate::ops::{AttentionInput, AttentionShape, Norm, Ops};
 use crate::options::KvDtype;
 use crate::rope;
@@ -30,22 +30,18 @@ pub struct Decoder {
 
 struct Layer {
     input_norm: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    qkv: Together<3>,
     qk_norm: Option<(Norm, Norm)>,
     o: Linear,
     mlp_norm: Norm,
-    gate: Linear,
-    up: Linear,
+    gate_up: Together<2>,
     down: Linear,
 }
 
 impl Layer {
-    fn linears(&self) -> [&Linear; 7] {
-        [
-            &self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down,
-        ]
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let together = self.qkv.parts().iter().chain(self.gate_up.parts());
+        together.chain([&self.o, &self.down])
     }
 
     fn norms(&self) -> impl Iterator<Item = &Norm> {
@@ -80,9 +76,11 @@ impl Decoder {
             );
             layers.push(Layer {
                 input_norm: norm(weights, &at("input_layernorm"), hidden)?,
-                q: weights.linear(&attn("q_proj"), q_width, hidden, shape.qkv_bias)?,
-                k: weights.linear(&attn("k_proj"), kv_width, hidden, shape.qkv_bias)?,
-                v: weights.linear(&attn("v_proj"), kv_width, hidden, shape.qkv_bias)?,
+                qkv: Together::new([
+                    weights.linear(&attn("q_proj"), q_width, hidden, shape.qkv_bias)?,
+                    weights.linear(&attn("k_proj"), kv_width, hidden, shape.qkv_bias)?,
+                    weights.linear(&attn("v_proj"), kv_width, hidden, shape.qkv_bias)?,
+                ])?,
                 qk_norm: match shape.qk_norm {
                     true => Some((
                         norm(weights, &attn("q_norm"), shape.head_dim)?,
@@ -92,8 +90,10 @@ impl Decoder {
                 },
                 o: weights.linear(&attn("o_proj"), hidden, q_width, false)?,
                 mlp_norm: norm(weights, &at("post_attention_layernorm"), hidden)?,
-                gate: weights.linear(&mlp("gate_proj"), inner, hidden, false)?,
-                up: weights.linear(&mlp("up_proj"), inner, hidden, false)?,
+                gate_up: Together::new([
+                    weights.linear(&mlp("gate_proj"), inner, hidden, false)?,
+                    weights.linear(&mlp("up_proj"), inner, hidden, false)?,
+                ])?,
                 down: weights.linear(&mlp("down_proj"), hidden, inner, false)?,
             });
         }
@@ -140,7 +140,7 @@ impl Decoder {
         let mut delta: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let (sum, x) = ops.add_norm(residual, delta.as_ref(), &layer.input_norm)?;
-            let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
+            let [q, k, v] = layer.qkv.forward(&x)?;
             let input = AttentionInput {
                 q: &q,
                 k: &k,
@@ -152,7 +152,7 @@ impl Decoder {
             let attended = ops.attend(index, &input)?; // (tokens, heads · head_dim)
             let attended = layer.o.forward(&attended)?;
             let (sum, x) = ops.add_norm(sum, Some(&attended), &layer.mlp_norm)?;
-            let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
+            let [gate, up] = layer.gate_up.forward(&x)?;
             delta = Some(layer.down.forward(&ops.silu_mul(gate, &up)?)?);
             residual = sum;
         }
@@ -198,7 +198,7 @@ impl Decoder {
         let shape = &self.config.shape;
         let norm_bytes = |norm: &Norm| (norm.weight.elem_count() * 4) as u64;
         let layers = self.layers.iter().map(|layer| {
-            let linears: u64 = layer.linears().iter().map(|l| l.bytes()).sum();
+            let linears: u64 = layer.linears().map(Linear::bytes).sum();
             linears + layer.norms().map(norm_bytes).sum::<u64>()
         });
         ModelWork {

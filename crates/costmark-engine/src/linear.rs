@@ -10,6 +10,7 @@
 mod cpu;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Tensor};
 
 pub(crate) use self::cpu::CpuMatrix;
+pub(crate) use self::together::Together;
 use crate::error::{EngineError, Result};
 use crate::weights::TensorFormat;
 use crate::weights::format::Ggml;

@@ -101,7 +101,8 @@ pub trait DrawsThere {
 
 /// The operations around the products, and the KV cache they work on. All tensors are
 /// contiguous and f32, or, on a GPU and but for the residual sum, of the type that
-/// [`Decoder::activation_dtype`](crate::Decoder::activation_dtype) says.
+/// [`Decoder::activation_dtype`](crate::Decoder::activation_dtype) says. What comes out of
+/// several products may be columns of one wider tensor there.
 pub trait Ops: Send {
     /// What a step's layers share, told before the first of them: rotations by
     /// `frequencies` of the batch's tokens.

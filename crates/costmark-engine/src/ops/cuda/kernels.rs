@@ -100,12 +100,20 @@ pub(super) struct Attending {
     pub(super) shape: Shape,
 }
 
+/// Columns of a matrix that may have more of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Columns {
+    pub(super) at: Pointer,
+    /// How many numbers apart rows begin.
+    pub(super) row: i32,
+}
+
 /// Arguments of `prepare`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Preparing {
-    pub(super) q: Pointer,
-    pub(super) k: Pointer,
-    pub(super) v: Pointer,
+    pub(super) q: Columns,
+    pub(super) k: Columns,
+    pub(super) v: Columns,
     /// Norms' weights, 0 for none.
     pub(super) norms: (Pointer, Pointer),
     pub(super) rotations: Pointer,
@@ -226,13 +234,21 @@ impl Kernels {
         Ok(())
     }
 
-    /// `n` activations each.
-    pub(super) fn silu_mul(&self, gate: Pointer, up: Pointer, out: Pointer, n: u64) -> Result<()> {
+    /// `rows` rows of `width` activations each.
+    pub(super) fn silu_mul(
+        &self,
+        gate: Columns,
+        up: Columns,
+        out: Pointer,
+        (rows, width): (usize, usize),
+    ) -> Result<()> {
+        let blocks = (width as u32).div_ceil(ROW_THREADS);
+        let width = int(width);
         let mut launch = self.stream.launch_builder(&self.silu_mul);
-        launch.arg(&gate).arg(&up).arg(&out).arg(&n);
-        let blocks = n.div_ceil(u64::from(ROW_THREADS)).min(1 << 16) as u32;
-        // SAFETY: the order and types of the kernel's parameters; pointers hold n activations.
-        unsafe { launch.launch(config((blocks, 1, 1), (ROW_THREADS, 1))) }
+        launch.arg(&gate.at).arg(&up.at).arg(&out).arg(&width);
+        launch.arg(&gate.row).arg(&up.row);
+        // SAFETY: the order and types of the kernel's parameters; pointers hold rows × width.
+        unsafe { launch.launch(config((rows as u32, blocks, 1), (ROW_THREADS, 1))) }
             .map_err(|error| driver_error("silu_mul", error))?;
         Ok(())
     }
@@ -265,13 +281,14 @@ impl Kernels {
         let heads = (shape.heads + 2 * shape.kv_heads).unsigned_abs();
         let head_dim = int(p.head_dim);
         let mut launch = self.stream.launch_builder(&self.prepare);
-        launch.arg(&p.q).arg(&p.k).arg(&p.v);
+        launch.arg(&p.q.at).arg(&p.k.at).arg(&p.v.at);
         launch.arg(&p.norms.0).arg(&p.norms.1).arg(&p.rotations);
         launch
             .arg(&p.slots)
             .arg(&p.q_out)
             .arg(&p.keys)
             .arg(&p.values);
+        launch.arg(&p.q.row).arg(&p.k.row).arg(&p.v.row);
         launch.arg(&shape.heads).arg(&shape.kv_heads).arg(&head_dim);
         launch.arg(&shape.block_size).arg(&p.eps);
         let grid = (tokens as u32, heads.div_ceil(HEADS), 1);
@@ -419,11 +436,11 @@ mod tests {
         );
         assert_eq!(parameters("join_splits"), ".u64 .u64 .u64 .u64 .u32 .u32");
         assert_eq!(parameters("add_norm"), ".u64 .u64 .u64 .u64 .u64 .u32 .f32");
-        assert_eq!(parameters("silu_mul"), ".u64 .u64 .u64 .u64");
+        assert_eq!(parameters("silu_mul"), ".u64 .u64 .u64 .u32 .u32 .u32");
         assert_eq!(parameters("rotations"), ".u64 .u64 .u64 .u32");
         assert_eq!(
             parameters("prepare"),
-            [".u64"; 10].join(" ") + " .u32 .u32 .u32 .u32 .f32"
+            [".u64"; 10].join(" ") + &" .u32".repeat(7) + " .f32"
         );
         assert_eq!(parameters("greatest"), ".u64 .u64 .u32");
         assert_eq!(parameters("draw_tokens"), ".u64 .u64 .u64 .u32");

@@ -13,7 +13,9 @@ use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, sys};
 use candle_core::{CudaDevice, DType, Device, Storage, Tensor};
 
-use self::kernels::{Attending, DECODE_ROUND, Kernels, PROMPT_ROWS, Pointer, Preparing, Shape};
+use self::kernels::{
+    Attending, Columns, DECODE_ROUND, Kernels, PROMPT_ROWS, Pointer, Preparing, Shape,
+};
 use self::step::StepNumbers;
 use super::{AttentionInput, AttentionShape, Drawn, DrawsThere, KvShape, Norm, Ops};
 use crate::batch::StepBatch;
@@ -137,36 +139,61 @@ impl CudaOps {
     fn pointer(&self, tensor: &Tensor, dtype: DType, elements: usize) -> Result<Pointer> {
         pointer(tensor, dtype, elements, &self.device)
     }
+
+    /// Where activations `(rows, width)` are that may be columns of a wider tensor.
+    fn columns(&self, tensor: &Tensor, (rows, width): (usize, usize)) -> Result<Columns> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let at = begin(&storage, self.activations, &self.device);
+        match (at, layout.stride()) {
+            (Some(at), &[row, 1]) if layout.dims() == [rows, width] => Ok(Columns {
+                at: at + (layout.start_offset() * self.activations.size_in_bytes()) as u64,
+                row: kernels::int(row),
+            }),
+            _ => {
+                let dtype = self.activations;
+                Err(unfit(
+                    tensor,
+                    &format!("{rows} rows of {width} values of {dtype:?}"),
+                ))
+            }
+        }
+    }
 }
 
 /// Where a tensor of `dtype` is, if it is `elements` contiguous values on this device.
 fn pointer(tensor: &Tensor, dtype: DType, elements: usize, device: &CudaDevice) -> Result<Pointer> {
-    let wrong = || {
-        EngineError::Run(format!(
-            "a CUDA operation needs {elements} contiguous values of {dtype:?}, not {:?} of {:?} \
-             on {:?}",
-            tensor.dims(),
-            tensor.dtype(),
-            tensor.device().location()
-        ))
-    };
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else {
-        return Err(wrong());
-    };
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        return Err(wrong());
-    };
-    if end - start != elements || tensor.dtype() != dtype {
-        return Err(wrong());
+    match (begin(&storage, dtype, device), layout.contiguous_offsets()) {
+        (Some(at), Some((start, end))) if end - start == elements => {
+            Ok(at + (start * dtype.size_in_bytes()) as u64)
+        }
+        _ => Err(unfit(
+            tensor,
+            &format!("{elements} contiguous values of {dtype:?}"),
+        )),
     }
-    let base = match &storage.slice {
-        CudaStorageSlice::F32(slice) => address(slice, device),
-        CudaStorageSlice::F16(slice) => address(slice, device),
-        CudaStorageSlice::BF16(slice) => address(slice, device),
-        _ => return Err(wrong()),
+}
+
+/// Where memory on a GPU begins, if it holds values of `dtype`.
+fn begin(storage: &Storage, dtype: DType, device: &CudaDevice) -> Option<Pointer> {
+    let Storage::Cuda(storage) = storage else {
+        return None;
     };
-    Ok(base + (start * dtype.size_in_bytes()) as u64)
+    match (&storage.slice, dtype) {
+        (CudaStorageSlice::F32(slice), DType::F32) => Some(address(slice, device)),
+        (CudaStorageSlice::F16(slice), DType::F16) => Some(address(slice, device)),
+        (CudaStorageSlice::BF16(slice), DType::BF16) => Some(address(slice, device)),
+        _ => None,
+    }
+}
+
+fn unfit(tensor: &Tensor, wanted: &str) -> EngineError {
+    EngineError::Run(format!(
+        "a CUDA operation needs {wanted}, not {:?} of {:?} on {:?}",
+        tensor.dims(),
+        tensor.dtype(),
+        tensor.device().location()
+    ))
 }
 
 /// Where memory is. It is used in the order of one stream only, so nothing need be waited for.
@@ -252,15 +279,13 @@ impl Ops for CudaOps {
     }
 
     fn silu_mul(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
-        let gate = &gate;
         let dims = gate.dims2()?;
-        let elements = dims.0 * dims.1;
         let out = self.room(dims, self.activations)?;
         self.kernels.silu_mul(
-            self.pointer(gate, self.activations, elements)?,
-            self.pointer(up, self.activations, elements)?,
-            self.pointer(&out, self.activations, elements)?,
-            elements as u64,
+            self.columns(&gate, dims)?,
+            self.columns(up, dims)?,
+            self.pointer(&out, self.activations, dims.0 * dims.1)?,
+            dims,
         )?;
         Ok(out)
     }
@@ -282,9 +307,9 @@ impl Ops for CudaOps {
             None => (0, 0),
         };
         let (q, k, v) = (
-            self.pointer(input.q, self.activations, tokens * heads * head_dim)?,
-            self.pointer(input.k, self.activations, tokens * kv_heads * head_dim)?,
-            self.pointer(input.v, self.activations, tokens * kv_heads * head_dim)?,
+            self.columns(input.q, (tokens, heads * head_dim))?,
+            self.columns(input.k, (tokens, kv_heads * head_dim))?,
+            self.columns(input.v, (tokens, kv_heads * head_dim))?,
         );
         let to = self.pointer(&out, self.activations, tokens * heads * head_dim)?;
         let device = &self.device;

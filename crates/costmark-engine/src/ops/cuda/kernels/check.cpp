@@ -169,9 +169,14 @@ static void check_prepare() {
     const int heads = between(1, 6), kv_heads = between(1, 2), tokens = between(1, 4);
     const int size = 16, blocks = 3, pairs = D / 2;
     const bool with_norm = between(0, 1);
-    const Vec<act> q = random_acts((size_t)tokens * heads * D, 3),
-                   k = random_acts((size_t)tokens * kv_heads * D, 3),
-                   v = random_acts((size_t)tokens * kv_heads * D, 3);
+    // One product's result, or three.
+    const bool together = between(0, 1);
+    const int q_width = heads * D, kv_width = kv_heads * D, row = q_width + 2 * kv_width;
+    const int q_row = together ? row : q_width, kv_row = together ? row : kv_width;
+    const Vec<act> all = random_acts((size_t)tokens * row, 3);
+    const act* q = all.data();
+    const act* k = q + (together ? q_width : tokens * q_width);
+    const act* v = k + (together ? kv_width : tokens * kv_width);
     const Vec<float> q_norm = random_floats(D, 0.5, 1.5), k_norm = random_floats(D, 0.5, 1.5);
     Vec<u32> positions, slots;
     Vec<float> frequencies;
@@ -186,16 +191,16 @@ static void check_prepare() {
         values(keys.size());
     const float eps = 1e-5f;
     launch({(u32)tokens, (u32)(heads + 2 * kv_heads + 3) / 4}, {32, 4}, [&] {
-        prepare(q.data(), k.data(), v.data(), with_norm ? q_norm.data() : nullptr,
+        prepare(q, k, v, with_norm ? q_norm.data() : nullptr,
                 with_norm ? k_norm.data() : nullptr, turns.data(), slots.data(), q_out.data(),
-                keys.data(), values.data(), heads, kv_heads, D, size, eps);
+                keys.data(), values.data(), q_row, kv_row, kv_row, heads, kv_heads, D, size, eps);
     });
     for (int token = 0; token < tokens; token++)
         for (int head = 0; head < heads + 2 * kv_heads; head++) {
             const bool is_query = head < heads, is_value = head >= heads + kv_heads;
             const int h = is_query ? head : is_value ? head - heads - kv_heads : head - heads;
-            const act* from = is_query ? &q[((size_t)token * heads + h) * D]
-                                       : &(is_value ? v : k)[((size_t)token * kv_heads + h) * D];
+            const act* from = is_query ? &q[(size_t)token * q_row + h * D]
+                                       : &(is_value ? v : k)[(size_t)token * kv_row + h * D];
             const size_t at =
                 ((slots[token] / size * (size_t)kv_heads + h) * size + slots[token] % size) * D;
             const u16* to = is_query ? &q_out[((size_t)token * heads + h) * D]
@@ -249,14 +254,21 @@ static void check_add_norm() {
 }
 
 static void check_silu_mul() {
-    const size_t n = (size_t)between(1, 999);
-    const Vec<act> gate = random_acts(n, 12), up = random_acts(n, 3);
-    Vec<act> out(n);
-    launch({2}, {64}, [&] { silu_mul(gate.data(), up.data(), out.data(), n); });
-    for (size_t i = 0; i < n; i++) {
-        const double x = from_act(gate[i]), should = x / (1 + exp(-x)) * from_act(up[i]);
-        expect("silu_mul", from_act(out[i]), should, (fabs(should) + 1e-4) * (ACT_ROUNDING + 1e-6));
-    }
+    const int rows = between(1, 3), width = between(1, 400), between_rows = between(0, 9);
+    const int gate_row = width + between_rows, up_row = between(0, 1) ? gate_row : width;
+    const Vec<act> gate = random_acts((size_t)rows * gate_row, 12),
+                   up = random_acts((size_t)rows * up_row, 3);
+    Vec<act> out((size_t)rows * width);
+    launch({(u32)rows, (u32)(width + 63) / 64}, {64}, [&] {
+        silu_mul(gate.data(), up.data(), out.data(), width, gate_row, up_row);
+    });
+    for (int row = 0; row < rows; row++)
+        for (int i = 0; i < width; i++) {
+            const double x = from_act(gate[(size_t)row * gate_row + i]);
+            const double should = x / (1 + exp(-x)) * from_act(up[(size_t)row * up_row + i]);
+            expect("silu_mul", from_act(out[(size_t)row * width + i]), should,
+                   (fabs(should) + 1e-4) * (ACT_ROUNDING + 1e-6));
+        }
 }
 
 static void check_greatest() {

@@ -29,13 +29,15 @@ extern "C" __global__ void add_norm(const float* residual, const act* delta, con
         normed[row + i] = to_act(sum[row + i] * factor * weight[i]);
 }
 
-// out = gate · sigmoid(gate) · up.
-extern "C" __global__ void silu_mul(const act* gate, const act* up, act* out, u64 n) {
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n;
-         i += (u64)gridDim.x * blockDim.x) {
-        const float x = from_act(gate[i]);
-        out[i] = to_act(x / (1 + expf(-x)) * from_act(up[i]));
-    }
+// out = gate · sigmoid(gate) · up, (rows, width). Rows of gate and up begin gate_row and up_row
+// numbers apart: they may be columns of one product's result. Grid (rows, by width).
+extern "C" __global__ void silu_mul(const act* gate, const act* up, act* out, int width,
+                                    int gate_row, int up_row) {
+    const int i = blockIdx.y * blockDim.x + threadIdx.x;
+    if (i >= width) return;
+    const u64 row = blockIdx.x;
+    const float x = from_act(gate[row * gate_row + i]);
+    out[row * width + i] = to_act(x / (1 + expf(-x)) * from_act(up[row * up_row + i]));
 }
 
 // Cosines and sines of the step's tokens, (tokens, 2, pairs), as rope.rs makes them.
@@ -48,12 +50,14 @@ extern "C" __global__ void rotations(const u32* positions, const float* frequenc
 }
 
 // Norms (where weights are given) and rotates queries and keys; queries go to q_out
-// (tokens, heads, dim), keys and values to their slot of the cache.
+// (tokens, heads, dim), keys and values to their slot of the cache. Tokens begin q_row, k_row and
+// v_row numbers apart.
 // Grid (tokens, heads + 2 · kv_heads, by blockDim.y), a warp per head.
 extern "C" __global__ void prepare(const act* q, const act* k, const act* v, const float* q_norm,
                                    const float* k_norm, const float* rotations, const u32* slots,
-                                   u16* q_out, u16* keys, u16* values, int heads, int kv_heads,
-                                   int dim, int block_size, float eps) {
+                                   u16* q_out, u16* keys, u16* values, int q_row, int k_row,
+                                   int v_row, int heads, int kv_heads, int dim, int block_size,
+                                   float eps) {
     const int lane = threadIdx.x, token = blockIdx.x, pairs = dim / 2;
     int head = blockIdx.y * blockDim.y + threadIdx.y;
     if (head >= heads + 2 * kv_heads) return;
@@ -62,12 +66,12 @@ extern "C" __global__ void prepare(const act* q, const act* k, const act* v, con
     u16* to;
     const bool is_query = head < heads, is_value = head >= heads + kv_heads;
     if (is_query) {
-        from = q + ((u64)token * heads + head) * dim;
+        from = q + (u64)token * q_row + head * dim;
         to = q_out + ((u64)token * heads + head) * dim;
         norm = q_norm;
     } else {
         head = is_value ? head - heads - kv_heads : head - heads;
-        from = (is_value ? v : k) + ((u64)token * kv_heads + head) * dim;
+        from = (is_value ? v + (u64)token * v_row : k + (u64)token * k_row) + head * dim;
         const u64 block = slots[token] / block_size, offset = slots[token] % block_size;
         to = (is_value ? values : keys) + ((block * kv_heads + head) * block_size + offset) * dim;
         if (!is_value) norm = k_norm;
