@@ -147,7 +147,14 @@ fn compare_attention(s: &Shapes, gpu: &Device) {
         let v = random(&mut rng, tokens, s.kv_heads * s.head_dim, 3.0);
         // Copied before the plain path, which may overwrite what it is given.
         let move_there = |t: &Tensor| t.to_device(gpu).unwrap();
-        let [gpu_q, gpu_k, gpu_v] = [&q, &k, &v].map(move_there);
+        // As one product leaves them.
+        let all = move_there(&Tensor::cat(&[&q, &k, &v], 1).unwrap());
+        let columns = |before: &[&Tensor], of: &Tensor| {
+            let first = before.iter().map(|t| t.dims()[1]).sum();
+            all.narrow(1, first, of.dims()[1]).unwrap()
+        };
+        let (gpu_q, gpu_k) = (columns(&[], &q), columns(&[&q], &k));
+        let gpu_v = columns(&[&q, &k], &v);
         let rotations = here.begin(&batch, &frequencies).unwrap();
         let expected = here
             .attend(
@@ -236,6 +243,11 @@ fn small_operations_agree_with_the_plain_path() {
         }
         let expected = here.silu_mul(a.clone(), &b).unwrap();
         let out = there.silu_mul(move_there(&a), &move_there(&b)).unwrap();
+        assert!(distance(&host(&expected), &host(&out)) < 1e-5);
+        // As one product leaves them.
+        let both = move_there(&Tensor::cat(&[&a, &b], 1).unwrap());
+        let columns = |first| both.narrow(1, first, width).unwrap();
+        let out = there.silu_mul(columns(0), &columns(width)).unwrap();
         assert!(distance(&host(&expected), &host(&out)) < 1e-5);
         let samplers = || {
             (0..rows).map(|row| {
