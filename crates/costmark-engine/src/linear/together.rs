@@ -7,9 +7,10 @@ use crate::error::Result;
 
 /// Several matrices `(out_i, in)` that meet the same activations.
 ///
-/// Float matrices on a GPU are laid one under the other, so that one product does for all: it
-/// takes one launch, and the few rows of keys and values no longer leave most of a GPU idle. On
-/// the CPU all products are one piece of work anyway; ggml's blocks are multiplied one by one.
+/// Float matrices on a GPU are laid one under the other, so that one product does for all, in one
+/// launch, and the few rows of keys and values need none of their own. What that gains was not
+/// measured yet. On the CPU all products are one piece of work anyway; ggml's blocks are multiplied
+/// one by one.
 #[derive(Debug, Clone)]
 pub(crate) struct Together<const N: usize> {
     parts: [Linear; N],
